@@ -1,0 +1,1 @@
+"""Recorded demonstrations, a folder per environment and model."""

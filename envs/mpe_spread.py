@@ -1,0 +1,335 @@
+"""Cooperative navigation, array-shaped: agents spread out to cover the landmarks without bumping into one another.
+
+The rules are those of `simple_spread` in the Multi-Agent Particle Environment (Lowe et al. 2017, arXiv 1706.02275) as
+JaxMARL's `MPE_simple_spread_v3` implements them: the same physics, rewards, order of observations and episode length.
+Its communication columns, which are always zero there, are left out of the observation.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from leed_jax.environment import TimeStep
+from leed_jax.errors import ConfigurationError
+from leed_jax.instructions import Command, Parameter, Vocabulary
+
+STEP_S = 0.1
+DAMPING = 0.25
+ACCELERATION = 5.0
+AGENT_RADIUS = 0.15
+LANDMARK_RADIUS = 0.05
+CONTACT_FORCE = 100.0
+CONTACT_MARGIN = 0.001
+
+# Distances at which commands count as done, in the unit of the arena, which spans [-1, 1] at the start.
+ARRIVED = 0.15
+TOUCHING = 2 * AGENT_RADIUS + 0.05
+CLEAR = 4 * AGENT_RADIUS
+SLOW = 0.05
+
+MOVE_TO, HOLD, KEEP_AWAY = range(3)
+ACTION_NAMES = ("stay", "left", "right", "down", "up")
+_THRUST = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.float32)
+
+
+@struct.dataclass
+class SpreadState:
+    """Positions and velocities; agents are `A`, landmarks `L`, the last axis is (x, y)."""
+
+    position: Float[Array, "A 2"]
+    velocity: Float[Array, "A 2"]
+    landmark: Float[Array, "L 2"]
+    step: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleSpread:
+    """Cooperative navigation with any number of agents and landmarks.
+
+    Attributes:
+        num_agents: the number of agents.
+        num_landmarks: the number of landmarks; as many as agents if None.
+        local_ratio: the weight of an agent's own collisions in its reward; the shared covering term has the rest.
+        max_steps: the number of steps of an episode; every end is a time limit. JaxMARL's `max_steps=25` tests for the
+            end before it counts the step, so its episodes have 26.
+        observed_agents: how many of the nearest other agents an agent sees, nearest first; all of them, in fixed order,
+            if None.
+        observed_landmarks: the same for landmarks.
+    """
+
+    num_agents: int = 3
+    num_landmarks: int | None = None
+    local_ratio: float = 0.5
+    max_steps: int = 26
+    observed_agents: int | None = None
+    observed_landmarks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_agents < 1 or self.landmarks < 1 or self.max_steps < 1:
+            raise ConfigurationError("mpe_spread needs num_agents, num_landmarks and max_steps of at least 1.")
+        if not 0.0 <= self.local_ratio <= 1.0:
+            raise ConfigurationError(f"mpe_spread: local_ratio={self.local_ratio} is outside 0 to 1.")
+        for name, limit in (("observed_agents", self.num_agents - 1), ("observed_landmarks", self.landmarks)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= limit:
+                raise ConfigurationError(f"mpe_spread: {name}={value} is outside 0 to {limit}; leave it out for all.")
+
+    @property
+    def landmarks(self) -> int:
+        """The number of landmarks, `L`."""
+        return self.num_agents if self.num_landmarks is None else self.num_landmarks
+
+    @property
+    def num_actions(self) -> int:
+        """Stay, left, right, down, up."""
+        return len(ACTION_NAMES)
+
+    @property
+    def observation_size(self) -> int:
+        """Own velocity and position, then relative positions of landmarks and of other agents."""
+        agents = self.num_agents - 1 if self.observed_agents is None else self.observed_agents
+        landmarks = self.landmarks if self.observed_landmarks is None else self.observed_landmarks
+        return 4 + 2 * landmarks + 2 * agents
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """A name for each action."""
+        return ACTION_NAMES
+
+    def reset(self, key: PRNGKeyArray) -> tuple[SpreadState, TimeStep]:
+        """Place agents and landmarks uniformly in the arena, at rest; `key` is consumed."""
+        agent_key, landmark_key = jax.random.split(key)
+        state = SpreadState(
+            position=jax.random.uniform(agent_key, (self.num_agents, 2), minval=-1.0, maxval=1.0),
+            velocity=jnp.zeros((self.num_agents, 2)),
+            landmark=jax.random.uniform(landmark_key, (self.landmarks, 2), minval=-1.0, maxval=1.0),
+            step=jnp.zeros((), jnp.int32),
+        )
+        return state, self._time_step(state, jnp.zeros(self.num_agents))
+
+    def step(self, state: SpreadState, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[SpreadState, TimeStep]:
+        """Move every agent for one step; the transition is deterministic, so `key` is not used."""
+        del key
+        force = jnp.asarray(_THRUST)[action] * ACCELERATION + _contact_force(state.position)
+        state = SpreadState(
+            position=state.position + state.velocity * STEP_S,
+            velocity=state.velocity * (1 - DAMPING) + force * STEP_S,
+            landmark=state.landmark,
+            step=state.step + 1,
+        )
+        return state, self._time_step(state, self.reward(state))
+
+    def reward(self, state: SpreadState) -> Float[Array, "A"]:
+        """Collisions of one's own, and the distance of each landmark to the agent nearest to it, both negative."""
+        collisions = jnp.sum(_overlapping(state.position), axis=-1)
+        covering = jnp.sum(jnp.min(_distance(state.position, state.landmark), axis=0))
+        return -collisions * self.local_ratio - covering * (1 - self.local_ratio)
+
+    def observe(self, state: SpreadState) -> Float[Array, "A O"]:
+        """Each agent's view: own velocity, own position, landmarks and other agents relative to itself."""
+        landmarks = _nearest(state.landmark[None] - state.position[:, None], self.observed_landmarks)
+        others = jnp.asarray(_others(self.num_agents))
+        relative = state.position[others] - state.position[:, None]
+        agents = _nearest(relative, self.observed_agents)
+        flat = (x.reshape(self.num_agents, -1) for x in (state.velocity, state.position, landmarks, agents))
+        return jnp.concatenate(list(flat), axis=-1)
+
+    def _time_step(self, state: SpreadState, reward: Float[Array, "A"]) -> TimeStep:
+        observation = self.observe(state)
+        return TimeStep(
+            observation=observation,
+            final_observation=observation,
+            reward=reward,
+            terminated=jnp.zeros(self.num_agents, bool),
+            truncated=state.step >= self.max_steps,
+            available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
+        )
+
+    # --- instructions -------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Describe the task for the prompt."""
+        return (
+            f"{self.num_agents} agents move on a flat square arena that holds {self.landmarks} landmarks. "
+            "At the start of an episode agents and landmarks are placed at random; landmarks never move. "
+            f"An episode has {self.max_steps} steps; crossing the whole arena takes about 12. "
+            "At every step the team loses, for each landmark, the distance from it to the agent nearest to it, so the "
+            "team earns most when every landmark soon has an agent standing on it. "
+            "An agent also loses when it bumps into another agent. "
+            "All rewards are negative, and nearer to zero is better."
+        )
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Commands `MoveTo`, `Hold` and `KeepAway`, with landmarks, agents and relations as parameters."""
+        agents = tuple(f"agent_{i}" for i in range(self.num_agents))
+        landmarks = tuple(f"landmark_{i}" for i in range(self.landmarks))
+        parameters = (
+            *(Parameter(name, "The landmark of that name.") for name in landmarks),
+            *(Parameter(name, "The other agent of that name.", frozenset({name})) for name in agents),
+            Parameter("nearest_landmark", "Whichever landmark is nearest to the agent at the moment."),
+            Parameter(
+                "nearest_unclaimed_landmark",
+                "The nearest landmark that no other agent is nearer to or has been told to move to, so that agents "
+                "with this parameter all go to different landmarks.",
+            ),
+            Parameter("origin", "The centre of the arena."),
+            Parameter("nearest_agent", "Whichever other agent is nearest at the moment."),
+            Parameter("until_end", "For the rest of the episode."),
+            Parameter("until_clear", f"Until no other agent is within {CLEAR:g}."),
+            Parameter("until_slow", "Until the agent has come to rest."),
+        )
+        places = (*landmarks, "nearest_landmark", "nearest_unclaimed_landmark", "origin")
+        others = (*agents, "nearest_agent") if self.num_agents > 1 else ()
+        commands = (
+            Command("MoveTo", "Go there and stay there; done on arrival.", places + others),
+            Command("Hold", "Brake and stand still.", ("until_end", "until_clear", "until_slow")),
+            Command("KeepAway", f"Move away from that agent; done at a distance of {CLEAR:g}.", others),
+        )
+        return Vocabulary(tuple(c for c in commands if c.parameters), parameters, agents)
+
+    def act(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Int[Array, "A"]:
+        """Steer every agent to where its instruction wants it."""
+        target = self._target(state, command, parameter)
+        away = state.position + _direction(state.position - target)
+        far = jnp.linalg.norm(target - state.position, axis=-1, keepdims=True) >= CLEAR
+        goal = jnp.where((command == KEEP_AWAY)[:, None] & ~far, away, target)
+        stand = (command == HOLD)[:, None] | ((command == KEEP_AWAY)[:, None] & far)
+        return _steer(state, jnp.where(stand, state.position, goal))
+
+    def achieved(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
+        """Tell whether every agent has arrived, waited, or got away."""
+        target = self._target(state, command, parameter)
+        distance = jnp.linalg.norm(target - state.position, axis=-1)
+        index = self.vocabulary.parameter_index
+        first, last = self.landmarks, self.landmarks + self.num_agents
+        is_agent = ((parameter >= first) & (parameter < last)) | (parameter == index["nearest_agent"])
+        arrived = distance <= jnp.where(is_agent, TOUCHING, ARRIVED)
+        clear = jnp.min(_distance_to_others(state.position), axis=-1) >= CLEAR
+        slow = jnp.linalg.norm(state.velocity, axis=-1) <= SLOW
+        waited = jnp.where(parameter == index["until_clear"], clear, (parameter == index["until_slow"]) & slow)
+        return jnp.select([command == MOVE_TO, command == HOLD], [arrived, waited], distance >= CLEAR)
+
+    def _target(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Float[Array, "A 2"]:
+        """The point that each agent's parameter stands for; its own position where it stands for none."""
+        index = self.vocabulary.parameter_index
+        distance = _distance(state.position, state.landmark)
+        named = (command == MOVE_TO) & (parameter < self.landmarks)
+        claimed = jnp.zeros(self.landmarks, bool).at[jnp.where(named, parameter, self.landmarks)].set(True, mode="drop")
+        seeking = (command == MOVE_TO) & (parameter == index["nearest_unclaimed_landmark"])
+        nearest = jnp.argmin(distance, axis=-1)
+        unclaimed = _match(distance, seeking, claimed, nearest)
+        nearest_agent = jnp.argmin(_distance_to_others(state.position), axis=-1)
+        points = jnp.concatenate([state.landmark, state.position, jnp.zeros((1, 2))])
+        origin = self.landmarks + self.num_agents
+        own = self.landmarks + jnp.arange(self.num_agents)
+        choice = jnp.select(
+            [
+                parameter < origin,
+                parameter == index["nearest_landmark"],
+                parameter == index["nearest_unclaimed_landmark"],
+                parameter == index["origin"],
+                parameter == index["nearest_agent"],
+            ],
+            [parameter, nearest, unclaimed, jnp.full_like(own, origin), self.landmarks + nearest_agent],
+            own,
+        )
+        return points[choice]
+
+    # --- picture ------------------------------------------------------------------------------------------------
+
+    def draw(self, axes: Any, state: SpreadState) -> None:
+        """Draw landmarks as crosses and agents as discs."""
+        axes.set_xlim(-1.4, 1.4)
+        axes.set_ylim(-1.4, 1.4)
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.scatter(*state.landmark.T, marker="x", s=60, c="#404040", zorder=3)
+        for i, (x, y) in enumerate(state.position):
+            disc = {"xy": (x, y), "radius": AGENT_RADIUS, "facecolor": f"C{i % 10}", "alpha": 0.75}
+            _add_circle(axes, **disc)
+            axes.text(x, y, str(i), ha="center", va="center", color="white", fontsize=9, zorder=4)
+
+
+def _add_circle(axes: Any, **options: Any) -> None:
+    from matplotlib.patches import Circle  # noqa: PLC0415 - only reports draw, and training should not wait for it
+
+    axes.add_patch(Circle(**options))
+
+
+@functools.cache
+def _others(num_agents: int) -> np.ndarray:
+    """For each agent the positions of all others, in order: an integer array `[A, A-1]`."""
+    return np.array([[j for j in range(num_agents) if j != i] for i in range(num_agents)], np.int32).reshape(num_agents, -1)
+
+
+def _distance(left: Float[Array, "M 2"], right: Float[Array, "N 2"]) -> Float[Array, "M N"]:
+    return jnp.linalg.norm(left[:, None] - right[None], axis=-1)
+
+
+def _distance_to_others(position: Float[Array, "A 2"]) -> Float[Array, "A A"]:
+    return jnp.where(jnp.eye(len(position), dtype=bool), jnp.inf, _distance(position, position))
+
+
+def _overlapping(position: Float[Array, "A 2"]) -> Bool[Array, "A A"]:
+    return _distance_to_others(position) < 2 * AGENT_RADIUS
+
+
+def _contact_force(position: Float[Array, "A 2"]) -> Float[Array, "A 2"]:
+    """Push overlapping agents apart, by a softened penetration depth."""
+    delta = position[:, None] - position[None]
+    distance = jnp.linalg.norm(delta, axis=-1)
+    depth = jnp.logaddexp(0.0, (2 * AGENT_RADIUS - distance) / CONTACT_MARGIN) * CONTACT_MARGIN
+    # Agents at one and the same point, and each agent with itself, have no direction to be pushed in.
+    scale = jnp.where(distance > 0, CONTACT_FORCE * depth / jnp.where(distance > 0, distance, 1.0), 0.0)
+    return jnp.sum(delta * scale[..., None], axis=1)
+
+
+def _nearest(relative: Float[Array, "A M 2"], count: int | None) -> Float[Array, "A K 2"]:
+    """The `count` shortest of each agent's relative positions, shortest first; all, in their order, if None."""
+    if count is None:
+        return relative
+    _, order = jax.lax.top_k(-jnp.sum(relative**2, axis=-1), count)
+    return jnp.take_along_axis(relative, order[..., None], axis=1)
+
+
+def _match(
+    distance: Float[Array, "A L"], seeking: Bool[Array, "A"], claimed: Bool[Array, "L"], fallback: Int[Array, "A"]
+) -> Int[Array, "A"]:
+    """Give each seeking agent a landmark of its own: the shortest free pair first; `fallback` when none is left."""
+
+    def assign(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        cost, choice = carry
+        agent, landmark = jnp.unravel_index(jnp.argmin(cost), cost.shape)
+        free = jnp.isfinite(cost[agent, landmark])
+        choice = choice.at[agent].set(jnp.where(free, landmark, choice[agent]))
+        return cost.at[agent].set(jnp.inf).at[:, landmark].set(jnp.inf), choice
+
+    cost = jnp.where(seeking[:, None] & ~claimed[None], distance, jnp.inf)
+    return jax.lax.fori_loop(0, min(distance.shape), assign, (cost, fallback))[1]
+
+
+def _direction(vector: Float[Array, "A 2"]) -> Float[Array, "A 2"]:
+    length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+    return jnp.where(length > 0, vector / jnp.where(length > 0, length, 1.0), jnp.array([1.0, 0.0]))
+
+
+def _steer(state: SpreadState, goal: Float[Array, "A 2"]) -> Int[Array, "A"]:
+    """Thrust along the axis with the larger error between the goal and where the agent will be in a moment.
+
+    Looking three steps ahead brakes in time: unpowered, velocity v covers v dt (1 + (1-d) + (1-d)^2). An error of less than
+    half of what one thrust moves, a dt^2, is left as it is.
+    """
+    drift = STEP_S * sum((1 - DAMPING) ** i for i in range(3))
+    error = goal - (state.position + state.velocity * drift)
+    axis = jnp.argmax(jnp.abs(error), axis=-1)
+    along = jnp.take_along_axis(error, axis[:, None], axis=-1)[:, 0]
+    thrust = 1 + 2 * axis + (along > 0)
+    return jnp.where(jnp.abs(along) > ACCELERATION * STEP_S**2 / 2, thrust, 0).astype(jnp.int32)

@@ -1,0 +1,1 @@
+"""Experiments: `experiment=NAME` loads NAME.yaml from this folder."""

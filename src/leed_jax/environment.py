@@ -1,0 +1,156 @@
+"""The environment seam: what the engine asks of an environment, and nothing about any one of them.
+
+An environment is an immutable, hashable object (a frozen dataclass is the natural form) whose `reset` and `step` are pure,
+jittable functions on arrays with the agents on the leading axis. See `envs/mpe_spread.py` for one to start from and
+`leed_jax.testing.check_environment` for the contract that every one is put through.
+"""
+
+import dataclasses
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+State = TypeVar("State")
+
+
+@struct.dataclass
+class TimeStep:
+    """What the agents receive after a reset or a step.
+
+    Attributes:
+        observation: what to act on next. After an automatic reset it belongs to the new episode.
+        final_observation: what the action led to, before any automatic reset; elsewhere equal to `observation`.
+            Values at a time limit are bootstrapped from it.
+        reward: one reward per agent for the action just taken; zero after a reset.
+        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped.
+        truncated: the episode was cut off, by a time limit for instance: the value of what follows still counts.
+        available_actions: which actions each agent may take next.
+    """
+
+    observation: Float[Array, "A O"]
+    final_observation: Float[Array, "A O"]
+    reward: Float[Array, "A"]
+    terminated: Bool[Array, "A"]
+    truncated: Bool[Array, ""]
+    available_actions: Bool[Array, "A N"]
+
+    def episode_over(self) -> Bool[Array, ""]:
+        """Whether the episode is over: cut off, or every agent terminated."""
+        return self.truncated | jnp.all(self.terminated)
+
+
+@runtime_checkable
+class Environment(Protocol[State]):
+    """A multi-agent environment with discrete actions.
+
+    Implementations are hashable and compare by value, as they are static arguments of jitted functions.
+    """
+
+    @property
+    def num_agents(self) -> int:
+        """The number of agents, `A`."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """The length of one agent's observation, `O`."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """The number of actions of an agent, `N`."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """The number of steps after which every episode is over."""
+        ...
+
+    def reset(self, key: PRNGKeyArray) -> tuple[State, TimeStep]:
+        """Start an episode.
+
+        Args:
+            key: source of the initial state; consumed.
+        """
+        ...
+
+    def step(self, state: State, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[State, TimeStep]:
+        """Take one action per agent.
+
+        Args:
+            state: the state that `reset` or `step` returned last.
+            action: one action per agent, each in `[0, num_actions)`.
+            key: source of the transition's randomness; consumed.
+        """
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """An environment that can draw a state, for the animations of the report."""
+
+    def draw(self, axes: Any, state: Any) -> None:
+        """Draw one state on a matplotlib axes that has just been cleared.
+
+        Args:
+            axes: a `matplotlib.axes.Axes`.
+            state: one unbatched state, as NumPy arrays.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoReset:
+    """Starts a new episode in the step that ends one, so that a scan never meets a finished episode.
+
+    The step that ends an episode returns the last reward, `terminated` and `truncated`, and `final_observation` of the
+    old episode, with `observation` and `available_actions` of the new one.
+
+    Attributes:
+        environment: the environment to wrap.
+    """
+
+    environment: Environment
+
+    @property
+    def num_agents(self) -> int:
+        """The number of agents, `A`."""
+        return self.environment.num_agents
+
+    @property
+    def observation_size(self) -> int:
+        """The length of one agent's observation, `O`."""
+        return self.environment.observation_size
+
+    @property
+    def num_actions(self) -> int:
+        """The number of actions of an agent, `N`."""
+        return self.environment.num_actions
+
+    @property
+    def max_steps(self) -> int:
+        """The number of steps after which every episode is over."""
+        return self.environment.max_steps
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Start an episode; `key` is consumed."""
+        return self.environment.reset(key)
+
+    def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Take one action per agent and, where that ends the episode, start the next; `key` is consumed."""
+        step_key, reset_key = jax.random.split(key)
+        state, time_step = self.environment.step(state, action, step_key)
+        fresh_state, fresh = self.environment.reset(reset_key)
+        over = time_step.episode_over()
+
+        def choose(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(over, a, b), new, old)
+
+        time_step = time_step.replace(
+            observation=choose(fresh.observation, time_step.observation),
+            available_actions=choose(fresh.available_actions, time_step.available_actions),
+        )
+        return choose(fresh_state, state), time_step

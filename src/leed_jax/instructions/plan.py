@@ -1,0 +1,105 @@
+"""Validated instructions as integer arrays, the form that jitted code executes."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from leed_jax.errors import InstructionError
+from leed_jax.instructions.parse import Instruction, Triple, check_complete, validate
+from leed_jax.instructions.vocabulary import Vocabulary
+
+
+@struct.dataclass
+class Plan:
+    """A sequence of instructions for each agent; entries past an agent's `length` are padding.
+
+    Stacked plans carry leading axes.
+    """
+
+    command: Int[Array, "*P A K"]
+    parameter: Int[Array, "*P A K"]
+    length: Int[Array, "*P A"]
+
+
+def compile_plan(vocabulary: Vocabulary, instructions: Sequence[Instruction], max_length: int) -> Plan:
+    """Turn validated instructions into arrays.
+
+    Args:
+        vocabulary: the environment's words.
+        instructions: valid instructions; each agent's own keep their order.
+        max_length: the capacity `K` of the plan.
+
+    Raises:
+        PlanShapeError: some agent has no instruction, or more than `max_length`.
+    """
+    check_complete(vocabulary, instructions, max_length)
+    shape = (len(vocabulary.agents), max_length)
+    command, parameter = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    length = np.zeros(shape[0], np.int32)
+    for instruction in instructions:
+        slot = instruction.agent, length[instruction.agent]
+        command[slot], parameter[slot] = instruction.command, instruction.parameter
+        length[instruction.agent] += 1
+    return Plan(command=jnp.asarray(command), parameter=jnp.asarray(parameter), length=jnp.asarray(length))
+
+
+def compile_triples(vocabulary: Vocabulary, triples: Sequence[Triple], max_length: int) -> Plan:
+    """Validate triples and turn them into a plan; for triples that are expected to be valid.
+
+    Raises:
+        InstructionError: the first triple that is not valid, or an agent without instructions.
+    """
+    outcome = validate(vocabulary, triples)
+    if outcome.errors:
+        raise outcome.errors[0]
+    return compile_plan(vocabulary, outcome.instructions, max_length)
+
+
+def decompile(vocabulary: Vocabulary, plan: Plan) -> list[Triple]:
+    """Write a single plan as triples again, agent by agent.
+
+    Raises:
+        InstructionError: the plan's integers do not belong to this vocabulary.
+    """
+    command, parameter = np.asarray(plan.command), np.asarray(plan.parameter)
+    if command.shape[0] != len(vocabulary.agents):
+        raise InstructionError(f"The plan is for {command.shape[0]} agents, and there are {len(vocabulary.agents)}.")
+    triples = []
+    for agent, length in enumerate(np.asarray(plan.length)):
+        for step in range(length):
+            c, p = int(command[agent, step]), int(parameter[agent, step])
+            if not (0 <= c < len(vocabulary.commands) and 0 <= p < len(vocabulary.parameters)):
+                raise InstructionError(f"The plan has command {c} and parameter {p}, which the environment lacks.")
+            triples.append((vocabulary.commands[c].name, vocabulary.parameters[p].name, vocabulary.agents[agent]))
+    return triples
+
+
+def random_plan(vocabulary: Vocabulary, key: PRNGKeyArray, max_length: int) -> Plan:
+    """Draw a plan uniformly from the valid ones: the control that a model's plans are compared with.
+
+    Each agent's length is uniform on 1 to `max_length`; each of its instructions is uniform over the (command, parameter)
+    pairs that are valid for it.
+
+    Args:
+        vocabulary: the environment's words.
+        key: source of the plan; consumed.
+        max_length: the largest number of instructions of an agent.
+    """
+    length_key, word_key = jax.random.split(key)
+    allowed = jnp.asarray(vocabulary.allowed)
+    agents, _, parameters = allowed.shape
+    logits = jnp.where(allowed.reshape(agents, 1, -1), 0.0, -jnp.inf)
+    pair = jax.random.categorical(word_key, logits, axis=-1, shape=(agents, max_length))
+    length = jax.random.randint(length_key, (agents,), 1, max_length + 1)
+    return Plan(
+        command=(pair // parameters).astype(jnp.int32), parameter=(pair % parameters).astype(jnp.int32), length=length
+    )
+
+
+def stack_plans(plans: Sequence[Plan]) -> Plan:
+    """Stack plans of equal capacity on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *plans)

@@ -1,0 +1,115 @@
+"""The words of the instruction language, and what an environment offers so that instructions can be executed in it.
+
+An instruction is a triple `[Command, Parameter, AgentID]`. Which commands, parameters and agents exist is data that the
+environment declares; prompts, validation and the control of random valid instructions are all built from it.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from leed_jax.environment import Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A name that commands refer to: a thing in the environment, or a relation that is resolved at execution time.
+
+    Attributes:
+        name: the word to write.
+        meaning: a sentence for the prompt; parameters that share a meaning are explained together.
+        except_for: agents to which the parameter may not be given.
+    """
+
+    name: str
+    meaning: str
+    except_for: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Something that an agent can be told to do.
+
+    Attributes:
+        name: the word to write.
+        meaning: a sentence for the prompt, with the condition that ends the command.
+        parameters: names of the parameters that it takes.
+    """
+
+    name: str
+    meaning: str
+    parameters: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """All commands, parameters and agents of an environment; their positions are the integers of a compiled plan."""
+
+    commands: tuple[Command, ...]
+    parameters: tuple[Parameter, ...]
+    agents: tuple[str, ...]
+
+    @functools.cached_property
+    def command_index(self) -> dict[str, int]:
+        """Position of each command by name."""
+        return {command.name: index for index, command in enumerate(self.commands)}
+
+    @functools.cached_property
+    def parameter_index(self) -> dict[str, int]:
+        """Position of each parameter by name."""
+        return {parameter.name: index for index, parameter in enumerate(self.parameters)}
+
+    @functools.cached_property
+    def agent_index(self) -> dict[str, int]:
+        """Position of each agent by name."""
+        return {name: index for index, name in enumerate(self.agents)}
+
+    def allowed_parameters(self, command: str, agent: str) -> tuple[str, ...]:
+        """Names of the parameters that `command` takes when given to `agent`.
+
+        Raises:
+            KeyError: there is no such command.
+        """
+        names = self.commands[self.command_index[command]].parameters
+        return tuple(n for n in names if agent not in self.parameters[self.parameter_index[n]].except_for)
+
+    @functools.cached_property
+    def allowed(self) -> np.ndarray:
+        """Which triples are valid: a boolean array `[A, C, P]` over agents, commands and parameters."""
+        allowed = np.zeros((len(self.agents), len(self.commands), len(self.parameters)), dtype=bool)
+        for a, agent in enumerate(self.agents):
+            for c, command in enumerate(self.commands):
+                columns = [self.parameter_index[name] for name in self.allowed_parameters(command.name, agent)]
+                allowed[a, c, columns] = True
+        return allowed
+
+
+@runtime_checkable
+class InstructedEnvironment(Environment[Any], Protocol):
+    """An environment in which instructions can be executed."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The commands, parameters and agents."""
+        ...
+
+    def describe(self) -> str:
+        """Describe the task in a few sentences, for the prompt."""
+        ...
+
+    def act(self, state: Any, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Int[Array, "A"]:
+        """Choose each agent's action under its current instruction; pure and jittable.
+
+        Args:
+            state: the environment's state.
+            command: positions in `vocabulary.commands`.
+            parameter: positions in `vocabulary.parameters`.
+        """
+        ...
+
+    def achieved(self, state: Any, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
+        """Tell whether each agent has done what its current instruction says; pure and jittable."""
+        ...

@@ -1,0 +1,48 @@
+"""Generalised advantage estimation."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def generalised_advantages(
+    reward: Float[Array, "T"],
+    value: Float[Array, "T"],
+    next_value: Float[Array, "T"],
+    terminated: Bool[Array, "T"],
+    episode_over: Bool[Array, "T"],
+    discount: Float[Array, ""] | float,
+    gae_lambda: Float[Array, ""] | float,
+) -> Float[Array, "T"]:
+    """Advantages of one sequence of steps, which may span several episodes.
+
+        delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t     = delta_t + gamma lambda (1 - over_t) A_{t+1}
+
+    `s'_t` is the state that the action led to, the last one of its episode included, so that a time limit (over, but not
+    terminated) bootstraps from its value while nothing leaks from the next episode.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; time limits as in Pardo et al. 2018 (arXiv 1712.00378),
+    section 3.
+
+    Args:
+        reward: reward of each step.
+        value: estimate for the state before each step.
+        next_value: estimate for the state after each step, before any reset.
+        terminated: whether nothing follows the step.
+        episode_over: whether the step is the last one of its episode, for whatever reason.
+        discount: gamma, per step.
+        gae_lambda: lambda.
+    """
+    chex.assert_rank([reward, value, next_value, terminated, episode_over], 1)
+    chex.assert_equal_shape([reward, value, next_value, terminated, episode_over])
+    delta = reward + discount * jnp.where(terminated, 0.0, next_value) - value
+    decay = discount * gae_lambda * (1.0 - episode_over)
+
+    def backwards(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta_t, decay_t = step
+        advantage = delta_t + decay_t * advantage
+        return advantage, advantage
+
+    return jax.lax.scan(backwards, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]

@@ -1,0 +1,64 @@
+"""The terms of proximal policy optimisation, each on one agent's minibatch."""
+
+import chex
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scalar = Float[Array, ""]
+
+
+def normalise(x: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Shift and scale to mean 0 and standard deviation 1; constant input becomes 0."""
+    chex.assert_rank(x, 1)
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+
+
+def clipped_surrogate_loss(
+    log_prob: Float[Array, "B"],
+    behaviour_log_prob: Float[Array, "B"],
+    advantage: Float[Array, "B"],
+    clip_epsilon: Scalar | float,
+) -> Scalar:
+    """The negative clipped surrogate objective.
+
+        L = -E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)],  rho = pi(a|s) / pi_behaviour(a|s)
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7.
+
+    Args:
+        log_prob: log-probability of the action under the policy that learns.
+        behaviour_log_prob: the same under the policy that acted.
+        advantage: advantage of the action.
+        clip_epsilon: eps.
+    """
+    chex.assert_rank([log_prob, behaviour_log_prob, advantage], 1)
+    ratio = jnp.exp(log_prob - behaviour_log_prob)
+    clipped = jnp.clip(ratio, 1.0 - clip_epsilon, 1.0 + clip_epsilon)
+    return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+
+
+def value_loss(value: Float[Array, "B"], target: Float[Array, "B"]) -> Scalar:
+    """Half the mean squared error of the critic.
+
+        L = 1/2 E[(V(s) - R)^2]
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 9, the term L^VF. The critic's step is not clipped: clipping
+    depends on the scale of the rewards and was found to bring nothing (Andrychowicz et al. 2021, arXiv 2006.05990).
+
+    Args:
+        value: estimates of the critic.
+        target: returns to regress on.
+    """
+    chex.assert_rank([value, target], 1)
+    chex.assert_equal_shape([value, target])
+    return 0.5 * jnp.mean(jnp.square(value - target))
+
+
+def approximate_kl(log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array, "B"]) -> Scalar:
+    """Estimate KL(behaviour || learner) without bias and with low variance, as E[rho - 1 - log rho].
+
+    Source: Schulman 2020, "Approximating KL divergence", estimator k3.
+    """
+    chex.assert_rank([log_prob, behaviour_log_prob], 1)
+    log_ratio = log_prob - behaviour_log_prob
+    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)

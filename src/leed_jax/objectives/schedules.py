@@ -1,0 +1,54 @@
+"""How the expert term's weight falls as training goes on."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scalar = Float[Array, ""]
+
+
+def constant(progress: Scalar) -> Scalar:
+    """1 throughout."""
+    return jnp.ones_like(progress)
+
+
+def linear(progress: Scalar) -> Scalar:
+    """1 - p."""
+    return 1.0 - progress
+
+
+def cosine(progress: Scalar) -> Scalar:
+    """(1 + cos(pi p)) / 2 (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5)."""
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def exponential(progress: Scalar) -> Scalar:
+    """exp(-5 p), and 0 at p = 1, where it would be 0.7 %."""
+    return jnp.where(progress < 1.0, jnp.exp(-5.0 * progress), 0.0)
+
+
+SCHEDULES: dict[str, Callable[[Scalar], Scalar]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "exponential": exponential,
+}
+
+
+def expert_weight(schedule: str, initial: Scalar, update: Array, decay_updates: Scalar) -> Scalar:
+    """The weight of the expert term at an update.
+
+        w(u) = w_0 s(min(u / U, 1)),  with s(0) = 1
+
+    Args:
+        schedule: a key of `SCHEDULES`; static.
+        initial: w_0.
+        update: u, the number of updates made so far.
+        decay_updates: U, the number of updates that the decay takes.
+
+    Raises:
+        KeyError: there is no such schedule.
+    """
+    progress = jnp.clip(update / jnp.maximum(decay_updates, 1.0), 0.0, 1.0)
+    return initial * SCHEDULES[schedule](progress)

@@ -1,0 +1,127 @@
+"""The contract of `leed_jax.environment.Environment`, to be run on any environment, a user's own included."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leed_jax.environment import Environment, TimeStep
+from leed_jax.errors import EnvironmentContractError
+
+
+def check_environment(environment: Environment, seed: int = 0, episodes: int = 2) -> None:
+    """Put an environment through the contract that the engine relies on.
+
+    Checks that it is hashable, that `reset` and `step` are pure and jittable, keep shapes and dtypes, give finite
+    numbers, always leave an action available, and end every episode within `max_steps`.
+
+    Args:
+        environment: the environment to check.
+        seed: seed of the initial states and of the random actions.
+        episodes: the number of whole episodes to play with random available actions.
+
+    Raises:
+        EnvironmentContractError: the first rule that is broken, by name.
+    """
+    _check_static(environment)
+    key = jax.random.key(seed)
+    reset, step = jax.jit(environment.reset), jax.jit(environment.step)
+    state, time_step = reset(key)
+    _check_shapes(environment, time_step, "reset")
+    _require(not bool(time_step.episode_over()), "reset returns an episode that is over already")
+    again = reset(key)
+    _require(_same((state, time_step), again), "reset is not a pure function: one key gave two results")
+    eager = environment.reset(key)
+    _require(_close((state, time_step), eager), "reset gives another result under jit")
+    _check_agrees_with_vmap(environment, key)
+    for episode in range(episodes):
+        _play(environment, reset, step, jax.random.fold_in(key, episode))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise EnvironmentContractError(message)
+
+
+def _check_static(environment: Environment) -> None:
+    for name in ("num_agents", "observation_size", "num_actions", "max_steps"):
+        value = getattr(environment, name, None)
+        _require(isinstance(value, int) and value > 0, f"{name} must be a positive int, and is {value!r}")
+    try:
+        hash(environment)
+    except TypeError as error:
+        raise EnvironmentContractError(
+            f"{type(environment).__name__} is not hashable ({error}); make it a frozen dataclass of plain values"
+        ) from None
+    _require(isinstance(environment, Environment), f"{type(environment).__name__} lacks reset or step")
+
+
+def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> None:
+    agents, size, actions = environment.num_agents, environment.observation_size, environment.num_actions
+    expected: dict[str, tuple[tuple[int, ...], Any]] = {
+        "observation": ((agents, size), jnp.float32),
+        "final_observation": ((agents, size), jnp.float32),
+        "reward": ((agents,), jnp.float32),
+        "terminated": ((agents,), jnp.bool_),
+        "truncated": ((), jnp.bool_),
+        "available_actions": ((agents, actions), jnp.bool_),
+    }
+    for name, (shape, dtype) in expected.items():
+        value = getattr(time_step, name)
+        found = (tuple(value.shape), value.dtype)
+        _require(found == (shape, dtype), f"{where}: {name} must be {dtype.__name__}{shape}, and is {value.dtype}{found[0]}")
+        _require(bool(np.all(np.isfinite(value))), f"{where}: {name} is not finite")
+    _require(bool(np.all(np.any(time_step.available_actions, axis=-1))), f"{where}: an agent has no available action")
+
+
+def _check_agrees_with_vmap(environment: Environment, key: Any) -> None:
+    keys = jax.random.split(key, 2)
+    batch = jax.vmap(environment.reset)(keys)
+    first = jax.tree.map(lambda x: x[0], batch)
+    _require(_close(first, environment.reset(keys[0])), "reset gives another result under vmap")
+
+
+def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:
+    state, time_step = reset(key)
+    structure = _avals((state, time_step))
+    for index in range(environment.max_steps):
+        action_key, step_key = jax.random.split(jax.random.fold_in(key, index))
+        logits = jnp.where(time_step.available_actions, 0.0, -jnp.inf)
+        action = jax.random.categorical(action_key, logits)
+        previous = state
+        state, time_step = step(previous, action, step_key)
+        where = f"step {index + 1}"
+        _check_shapes(environment, time_step, where)
+        _require(_avals((state, time_step)) == structure, f"{where}: step changes the shapes or dtypes of the state")
+        _require(
+            _same((state, time_step), step(previous, action, step_key)),
+            f"{where}: step is not a pure function: the same arguments gave two results",
+        )
+        _require(
+            _same(time_step.observation, time_step.final_observation),
+            f"{where}: final_observation must equal observation; resetting is the work of AutoReset",
+        )
+        if bool(time_step.episode_over()):
+            return
+    raise EnvironmentContractError(f"an episode is not over after max_steps={environment.max_steps} steps")
+
+
+def _avals(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def _same(left: Any, right: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(_leaves(left), _leaves(right), strict=True))
+
+
+def _close(left: Any, right: Any) -> bool:
+    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Leaves as NumPy arrays; typed keys, which NumPy cannot hold, as their data."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]

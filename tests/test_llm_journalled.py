@@ -1,0 +1,272 @@
+"""No request is sent twice, and many requests at once."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import loopback
+import pytest
+
+import leed_jax
+from leed_jax.errors import (
+    ConfigurationError,
+    EndpointRefusedError,
+    EndpointUnreachableError,
+    LLMError,
+    RunDirectoryError,
+)
+from leed_jax.llm import (
+    ChatModel,
+    ChatRequest,
+    Journal,
+    Journalled,
+    Message,
+    OpenAICompatible,
+    Reply,
+    RetryPolicy,
+    Usage,
+    complete_all,
+    request_key,
+)
+
+QUICK = RetryPolicy(wait_initial_s=0.01, wait_max_s=0.02, wait_jitter_s=0.0, connect_wait_s=0.01)
+
+
+def request(text: str) -> ChatRequest:
+    return ChatRequest((Message("user", text),))
+
+
+class Echo:
+    """A model that answers with the question, after a while, or fails when told to."""
+
+    identity = "echo"
+
+    def __init__(self, wait: float = 0.0) -> None:
+        self.wait = wait
+        self.asked: list[str] = []
+        self.now = self.most = self.cancelled = 0
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        text = request.messages[-1].content
+        self.asked.append(text)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(self.wait)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.now -= 1
+        if text == "fail":
+            raise EndpointRefusedError("refused")
+        return Reply(text, Usage(10, 1), "stop", "echo")
+
+
+def test_a_known_reply_is_not_asked_for(tmp_path: Path) -> None:
+    async def run() -> None:
+        model, again = Echo(), Echo()
+        first = Journalled(model, Journal(tmp_path / "j"))
+        assert isinstance(first, ChatModel)
+        assert first.identity == "echo"
+        for text in "aba":
+            assert (await first.complete(request(text))).text == text
+        assert model.asked == ["a", "b"]
+        assert (first.sent, first.reused, first.usage) == (2, 1, Usage(20, 2))
+        second = Journalled(again, Journal(tmp_path / "j"))
+        for text in "bca":
+            assert (await second.complete(request(text))).text == text
+        assert again.asked == ["c"]
+        assert (second.sent, second.reused, second.usage) == (1, 2, Usage(10, 1))
+
+    asyncio.run(run())
+
+
+def test_a_reply_is_on_disk_before_it_is_used(tmp_path: Path) -> None:
+    async def run() -> None:
+        journalled = Journalled(Echo(), Journal(tmp_path / "j"))
+        await journalled.complete(request("a"))
+        [line] = (tmp_path / "j").read_text().splitlines()
+        assert json.loads(line)["key"] == request_key("echo", request("a"))
+        (tmp_path / "j").unlink()
+        (tmp_path / "j").mkdir()
+        with pytest.raises(RunDirectoryError):
+            await journalled.complete(request("b"))
+
+    asyncio.run(run())
+
+
+def test_equal_requests_at_the_same_time_are_sent_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        model = Echo(0.05)
+        journalled = Journalled(model, Journal(tmp_path / "j"))
+        replies = await complete_all(journalled, [request("a")] * 5, 5)
+        assert [reply.text for reply in replies if isinstance(reply, Reply)] == ["a"] * 5
+        assert model.asked == ["a"]
+        assert (journalled.sent, journalled.reused) == (1, 4)
+
+    asyncio.run(run())
+
+
+def test_a_failure_is_shared_but_not_kept(tmp_path: Path) -> None:
+    async def run() -> None:
+        model = Echo(0.05)
+        journalled = Journalled(model, Journal(tmp_path / "j"))
+        outcomes = await complete_all(journalled, [request("fail")] * 3, 3)
+        assert all(isinstance(outcome, EndpointRefusedError) for outcome in outcomes)
+        assert model.asked == ["fail"]
+        with pytest.raises(EndpointRefusedError):
+            await journalled.complete(request("fail"))
+        assert model.asked == ["fail"] * 2
+        assert (journalled.sent, journalled.reused, journalled.usage) == (2, 0, Usage(0, 0))
+        assert not (tmp_path / "j").exists()
+
+    asyncio.run(run())
+
+
+def test_cancelling_one_of_two_callers_leaves_the_other_its_answer(tmp_path: Path) -> None:
+    async def run() -> None:
+        model = Echo(0.1)
+        journalled = Journalled(model, Journal(tmp_path / "j"))
+        first, second = (asyncio.create_task(journalled.complete(request("a"))) for _ in range(2))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        assert (await second).text == "a"
+        assert first.cancelled()
+        assert model.asked == ["a"]
+        assert model.cancelled == 0
+
+    asyncio.run(run())
+
+
+def test_cancelling_all_callers_cancels_the_request(tmp_path: Path) -> None:
+    async def run() -> None:
+        model = Echo(30.0)
+        journalled = Journalled(model, Journal(tmp_path / "j"))
+        callers = [asyncio.create_task(journalled.complete(request("a"))) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+        assert model.cancelled == 1
+        assert model.now == 0
+        model.wait = 0.0
+        assert (await journalled.complete(request("a"))).text == "a"
+
+    asyncio.run(run())
+
+
+def test_replies_come_in_order_and_failures_as_values() -> None:
+    async def run() -> None:
+        model = Echo(0.01)
+        outcomes = await complete_all(model, [request(text) for text in ("a", "fail", "b", "c", "d")], 2)
+        assert [getattr(outcome, "text", str(outcome)) for outcome in outcomes] == ["a", "refused", "b", "c", "d"]
+        assert model.most == 2
+
+    asyncio.run(run())
+
+
+def test_nothing_to_ask_and_no_slots() -> None:
+    assert asyncio.run(complete_all(Echo(), [], 1)) == []
+    with pytest.raises(ConfigurationError, match=r"llm\.concurrency"):
+        asyncio.run(complete_all(Echo(), [request("a")], 0))
+
+
+def test_an_error_that_concerns_all_requests_stops_them(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()
+
+    class Unwritable(Echo):
+        async def complete(self, request: ChatRequest) -> Reply:
+            reply = await super().complete(request)
+            if reply.text == "a":
+                raise RunDirectoryError("full")
+            await asyncio.sleep(30)
+            return reply
+
+    model = Unwritable()
+    with pytest.raises(RunDirectoryError, match="full"):
+        asyncio.run(complete_all(model, [request("b"), request("a"), request("c")], 2))
+
+
+def test_cancelling_the_batch_cancels_its_requests() -> None:
+    async def run() -> None:
+        model = Echo(30.0)
+        batch = asyncio.create_task(complete_all(model, [request(str(number)) for number in range(9)], 3))
+        await asyncio.sleep(0.05)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert model.cancelled == 3
+        assert len(model.asked) == 3
+
+    asyncio.run(run())
+
+
+def test_a_batch_against_a_server_keeps_to_its_concurrency(tmp_path: Path) -> None:
+    async def run() -> None:
+        act = loopback.after(0.05, loopback.good("x"))
+        async with loopback.serving(act) as server, OpenAICompatible(server.base_url, "tiny", retry=QUICK) as model:
+            requests = [request(str(number)) for number in range(12)]
+            journalled = Journalled(model, Journal(tmp_path / "j"))
+            replies = await complete_all(journalled, requests, 4)
+            assert all(isinstance(reply, Reply) for reply in replies)
+            assert server.open_most == 4
+            assert await complete_all(journalled, requests, 4) == replies
+            assert len(server.received) == 12
+
+    asyncio.run(run())
+
+
+def test_an_endpoint_that_is_down_gives_values() -> None:
+    async def run() -> list[Reply | LLMError]:
+        url = f"http://127.0.0.1:{loopback.closed_port()}/v1"
+        async with OpenAICompatible(url, "tiny", retry=QUICK) as model:
+            return await complete_all(model, [request("a"), request("b")], 2)
+
+    assert [type(outcome) for outcome in asyncio.run(run())] == [EndpointUnreachableError] * 2
+
+
+RUNS = """
+import asyncio, sys
+from leed_jax.llm import *
+async def main(url, path):
+    async with OpenAICompatible(url, "tiny", api_key_env=None) as model:
+        journalled = Journalled(model, Journal(path))
+        for number in range(4):
+            await journalled.complete(ChatRequest((Message("user", str(number)),)))
+        print(journalled.sent, journalled.reused)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_run_goes_on_without_asking_again(tmp_path: Path) -> None:
+    path = [str(Path(leed_jax.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+    async def start(url: str) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-c", RUNS, url, str(tmp_path / "j")]
+        return await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+
+    async def run() -> None:
+        stuck = loopback.after(60, loopback.good("never"))
+        async with loopback.serving(loopback.good("0"), loopback.good("1"), stuck, loopback.good("late")) as server:
+            first = await start(server.base_url)
+            async with asyncio.timeout(30):
+                while len(server.received) < 3:
+                    await asyncio.sleep(0.01)
+            first.kill()
+            await first.communicate()
+            assert first.returncode == -signal.SIGKILL
+            second = await start(server.base_url)
+            output, _ = await second.communicate()
+            assert output.split() == [b"2", b"2"]
+            asked = [item.data["messages"][0]["content"] for item in server.received]
+            assert asked == ["0", "1", "2", "2", "3"]
+        journal = Journal(tmp_path / "j")
+        assert len(journal) == 4
+
+    asyncio.run(run())

@@ -1,0 +1,111 @@
+"""What the client accepts as settings, keys and waits; nothing here needs a server."""
+
+import asyncio
+import email.utils
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leed_jax.errors import ConfigurationError
+from leed_jax.llm import ChatModel, ChatRequest, Message, OpenAICompatible, RetryPolicy
+from leed_jax.llm.excerpts import Secret, excerpt
+from leed_jax.llm.retry import retry_after
+
+KEY = "sk-very-secret-0123456789abcdef"
+ASK = ChatRequest((Message("user", "Hi"),))
+
+
+def test_a_wait_until_a_date_is_understood() -> None:
+    wait = retry_after({"retry-after": email.utils.formatdate(time.time() + 30, usegmt=True)})
+    assert wait is not None
+    assert 28 < wait <= 30
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 -0000"}) == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "-1", "99 Foo 2000 25:61:61 GMT"])
+def test_an_unintelligible_wait_is_none(text: str) -> None:
+    assert retry_after({"retry-after": text, "retry-after-ms": text}) is None
+
+
+def test_a_key_in_place_of_its_name_is_refused_unseen() -> None:
+    with pytest.raises(ConfigurationError, match="api_key_env") as caught:
+        OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=KEY)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@127.0.0.1/v1",
+        "http://127.0.0.1/v1?token=hunter2",
+        "http://127.0.0.1/v1#hunter2",
+        "ftp://hunter2/v1",
+        "hunter2",
+        "",
+        "http://",
+        "http://127.0.0.1:hunter2/v1",
+        "http://127.0.0.1:70000/v1",
+        f"http://{'a' * 64}.test/v1",
+        "http://127.0.0.1/v1/chat/completions",
+    ],
+)
+def test_an_unusable_address_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"llm\.base_url") as caught:
+        OpenAICompatible(url, "tiny")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h.test/v1", "http://h.test/v1/", " http://h.test/v1 "])
+def test_slashes_and_spaces_around_the_address_do_not_matter(url: str) -> None:
+    assert OpenAICompatible(url, "tiny").url == "http://h.test/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"response_format": "xml"}, {"timeout_s": 0.0}, {"connect_timeout_s": float("nan")}, {"max_reply_bytes": 0}],
+)
+def test_unusable_settings(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        OpenAICompatible("http://h.test/v1", "tiny", **settings)
+
+
+def test_unusable_policies() -> None:
+    for settings in ({"attempts": 0}, {"wait_max_s": -1.0}, {"total_s": float("inf")}):
+        with pytest.raises(ConfigurationError):
+            RetryPolicy(**settings)
+
+
+def test_a_broken_proxy_variable_is_reported_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "gopher://user:hunter2@h.test")
+
+    async def run() -> None:
+        async with OpenAICompatible("http://h.test/v1", "tiny"):
+            pass
+
+    with pytest.raises(ConfigurationError, match="ALL_PROXY") as caught:
+        asyncio.run(run())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_client_must_be_entered_once() -> None:
+    async def run() -> None:
+        model = OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=None)
+        assert isinstance(model, ChatModel)
+        with pytest.raises(RuntimeError, match="async with"):
+            await model.complete(ASK)
+        async with model:
+            with pytest.raises(RuntimeError, match="in use"):
+                await model.__aenter__()
+
+    asyncio.run(run())
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300))
+def test_any_excerpt_is_one_printable_line(text: bytes | str) -> None:
+    shown = excerpt(text, Secret(KEY))
+    assert shown.isprintable()
+    shown.encode("utf-8")
