@@ -201,7 +201,7 @@ class SimpleSpread:
         far = jnp.linalg.norm(target - state.position, axis=-1, keepdims=True) >= CLEAR
         goal = jnp.where((command == KEEP_AWAY)[:, None] & ~far, away, target)
         stand = (command == HOLD)[:, None] | ((command == KEEP_AWAY)[:, None] & far)
-        return _steer(state, jnp.where(stand, state.position, goal))
+        return jnp.where(stand[:, 0], _brake(state.velocity), _steer(state, goal))
 
     def achieved(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
         """Tell whether every agent has arrived, waited, or got away."""
@@ -305,7 +305,7 @@ def _match(
 ) -> Int[Array, "A"]:
     """Give each seeking agent a landmark of its own: the shortest free pair first; `fallback` when none is left."""
 
-    def assign(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def assign(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         cost, choice = carry
         agent, landmark = jnp.unravel_index(jnp.argmin(cost), cost.shape)
         free = jnp.isfinite(cost[agent, landmark])
@@ -321,6 +321,21 @@ def _direction(vector: Float[Array, "A 2"]) -> Float[Array, "A 2"]:
     return jnp.where(length > 0, vector / jnp.where(length > 0, length, 1.0), jnp.array([1.0, 0.0]))
 
 
+def _brake(velocity: Float[Array, "A 2"]) -> Int[Array, "A"]:
+    """Thrust against the larger component v of the velocity, where that leaves less speed than damping alone.
+
+    That is where |(1-d) v - a dt| < (1-d) |v|; below, thrust would only throw the agent back and forth.
+    """
+    return _thrust(-velocity, ACCELERATION * STEP_S / (2 * (1 - DAMPING)))
+
+
+def _thrust(wanted: Float[Array, "A 2"], least: float) -> Int[Array, "A"]:
+    """The action along the larger component of a vector; none where that component is no more than `least`."""
+    axis = jnp.argmax(jnp.abs(wanted), axis=-1)
+    along = jnp.take_along_axis(wanted, axis[:, None], axis=-1)[:, 0]
+    return jnp.where(jnp.abs(along) > least, 1 + 2 * axis + (along > 0), 0).astype(jnp.int32)
+
+
 def _steer(state: SpreadState, goal: Float[Array, "A 2"]) -> Int[Array, "A"]:
     """Thrust along the axis with the larger error between the goal and where the agent will be in a moment.
 
@@ -329,7 +344,4 @@ def _steer(state: SpreadState, goal: Float[Array, "A 2"]) -> Int[Array, "A"]:
     """
     drift = STEP_S * sum((1 - DAMPING) ** i for i in range(3))
     error = goal - (state.position + state.velocity * drift)
-    axis = jnp.argmax(jnp.abs(error), axis=-1)
-    along = jnp.take_along_axis(error, axis[:, None], axis=-1)[:, 0]
-    thrust = 1 + 2 * axis + (along > 0)
-    return jnp.where(jnp.abs(along) > ACCELERATION * STEP_S**2 / 2, thrust, 0).astype(jnp.int32)
+    return _thrust(error, ACCELERATION * STEP_S**2 / 2)

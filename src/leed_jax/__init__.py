@@ -1,0 +1,43 @@
+"""LEED in JAX: multi-agent reinforcement learning from demonstrations that a language model instructs.
+
+The names below are loaded when they are first used, so that `import leed_jax` itself costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+from leed_jax.version import __version__
+
+_EXPORTS = {
+    "AutoReset": "environment",
+    "Config": "config",
+    "DemonstrationSet": "demonstrations",
+    "Environment": "environment",
+    "Hyper": "train",
+    "InstructedEnvironment": "instructions",
+    "LeedError": "errors",
+    "Policy": "policy",
+    "TimeStep": "environment",
+    "TrainSettings": "train",
+    "TrainState": "train",
+    "check_environment": "testing",
+    "execute": "instructions",
+    "execute_many": "instructions",
+    "expert_samples": "train",
+    "init_state": "train",
+    "load_demonstrations": "demonstrations",
+    "make_train_chunk": "train",
+    "play": "evaluate",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'leed_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"leed_jax.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,27 +1,45 @@
 """The configuration of a run: plain dataclasses, checked as a whole before any time is spent.
 
 Build a `Config` in Python, or from a nested dictionary with `from_dictionary`; the command line builds the same thing.
+What the docstrings below say about an attribute is what `--help` prints.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from leed_jax.environment import Environment
+from leed_jax.environment_class import environment_identity, make_environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.objectives import SCHEDULES
+from leed_jax.options import nearest, one_sentence, options
 from leed_jax.policy import ACTIVATIONS
 
+__all__ = [
+    "Config",
+    "check_config",
+    "environment_identity",
+    "from_dictionary",
+    "from_node",
+    "make_environment",
+    "to_dictionary",
+]
+
 ALGORITHMS = ("leed", "ippo")
+RESPONSE_FORMATS = ("json_schema", "json_object", "none")
+MINIMUM_EVALUATION_EPISODES = 256
 
 
 @dataclasses.dataclass
 class NetworkConfig:
-    """Networks of each agent."""
+    """Networks of each agent.
+
+    Attributes:
+        hidden_sizes: widths of the hidden layers of each agent's actor and critic.
+        activation: tanh, relu, gelu or silu.
+    """
 
     hidden_sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
     activation: str = "tanh"
@@ -29,7 +47,20 @@ class NetworkConfig:
 
 @dataclasses.dataclass
 class PPOConfig:
-    """PPO's own settings; see `leed_jax.train.Hyper`."""
+    """PPO's own settings; see `leed_jax.train.Hyper`.
+
+    Attributes:
+        learning_rate: Adam's step size at the start.
+        learning_rate_decay: share of the learning rate that is gone, linearly, by the end of the run.
+        discount: gamma.
+        gae_lambda: lambda of generalised advantage estimation.
+        clip_epsilon: clipping range of the surrogate objective.
+        entropy_coefficient: weight of the entropy bonus.
+        value_coefficient: weight of the critic's loss.
+        max_grad_norm: norm at which each agent's gradient is clipped.
+        epochs: passes over the samples of an update.
+        minibatches: parts that each pass is cut into.
+    """
 
     learning_rate: float = 1e-3
     learning_rate_decay: float = 1.0
@@ -45,7 +76,14 @@ class PPOConfig:
 
 @dataclasses.dataclass
 class ExpertConfig:
-    """The expert term: its weight at the start, and over which share of the run it falls to nothing."""
+    """The expert term of algorithm leed; ippo has none.
+
+    Attributes:
+        weight: its weight at the start.
+        schedule: how the weight falls: constant, linear, cosine or exponential.
+        decay_fraction: share of the run over which it falls to nothing.
+        batch_size: expert samples per agent and minibatch.
+    """
 
     weight: float = 1.0
     schedule: str = "linear"
@@ -57,18 +95,27 @@ class ExpertConfig:
 class DemonstrationsConfig:
     """Where demonstrations come from.
 
-    `path` is a folder, or the name of a recorded set such as `mpe_spread/qwen2.5-coder-1.5b`. With `episodes` the set's
-    plans are executed again on that many fresh initial states; without, the recorded arrays are used.
+    Attributes:
+        path: a folder, or the name of a recorded set such as mpe_spread/qwen2.5-coder-1.5b.
+        episodes: execute the set's plans again on this many fresh initial states; null for the recorded arrays.
+        noise: largest share of disturbed actions in such an execution; episodes are spread evenly from none to that.
+        seed: seed of such an execution.
     """
 
     path: str = ""
     episodes: int | None = None
+    noise: float = 0.0
     seed: int = 0
 
 
 @dataclasses.dataclass
 class EvaluationConfig:
-    """How many fresh episodes the summary is made from, and their seed."""
+    """The fresh episodes that the summary is made from.
+
+    Attributes:
+        episodes: how many, at least 256.
+        seed: their seed.
+    """
 
     episodes: int = 1024
     seed: int = 1_000_003
@@ -76,7 +123,19 @@ class EvaluationConfig:
 
 @dataclasses.dataclass
 class LLMConfig:
-    """An OpenAI-compatible endpoint; the key is read from the environment variable that `api_key_env` names."""
+    """An OpenAI-compatible endpoint.
+
+    Attributes:
+        base_url: where its API starts.
+        model: the model's name there.
+        api_key_env: the environment variable that holds the key.
+        temperature: sampling temperature.
+        max_tokens: longest reply.
+        timeout_s: seconds until a request is given up.
+        max_attempts: tries per request.
+        concurrency: requests at a time.
+        response_format: json_schema, json_object or none.
+    """
 
     base_url: str = "http://127.0.0.1:8080/v1"
     model: str = ""
@@ -91,7 +150,18 @@ class LLMConfig:
 
 @dataclasses.dataclass
 class GenerateConfig:
-    """The generation loop: how often the model is asked, and how its plans are scored."""
+    """The generation loop: how often the model is asked, and how its plans are scored.
+
+    Attributes:
+        rounds: rounds of asking and feeding back.
+        candidates: plans asked for in a round.
+        max_instructions: longest plan of an agent.
+        selection_episodes: episodes by which plans are compared.
+        report_episodes: other episodes by which the kept plans are reported.
+        recorded_episodes: episodes to store.
+        control_plans: random valid plans that serve as control.
+        out: folder of the new set.
+    """
 
     rounds: int = 4
     candidates: int = 8
@@ -99,15 +169,31 @@ class GenerateConfig:
     selection_episodes: int = 256
     report_episodes: int = 2048
     recorded_episodes: int = 256
-    control_repeats: int = 200
+    control_plans: int = 2000
     out: str | None = None
 
 
 @dataclasses.dataclass
 class Config:
-    """Everything that a run depends on."""
+    """Everything that a run depends on; the attributes that are not listed are the sections above.
+
+    Attributes:
+        env: env.name, as package.module:Class, and the fields of that class.
+        experiment: the experiment that the settings start from.
+        algorithm: leed, PPO with expert imitation; or ippo, the same without the expert term.
+        seed: seed of the first training; the others count up from it.
+        num_seeds: trainings side by side.
+        total_steps: environment steps of each training, at most.
+        num_envs: parallel environments of each training.
+        rollout_steps: steps in each environment between two updates.
+        updates_per_chunk: updates in one dispatch, about; metrics come once a chunk.
+        checkpoint_every: chunks between two checkpoints.
+        out: the run directory; null for runs/EXPERIMENT-ALGORITHM-seedSEED-TIME.
+        resume: a run directory to go on with; stands alone.
+    """
 
     env: dict[str, Any]
+    experiment: str = ""
     algorithm: str = "leed"
     seed: int = 0
     num_seeds: int = 1
@@ -140,9 +226,21 @@ def from_dictionary(values: Mapping[str, Any]) -> Config:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
-        config: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigurationError(one_line(error)) from None
+        raise ConfigurationError(explain(error)) from None
+    return from_node(merged)
+
+
+def from_node(node: Any) -> Config:
+    """Turn OmegaConf's typed node into the dataclass, and check it.
+
+    Raises:
+        ConfigurationError: a value is missing or out of range.
+    """
+    try:
+        config: Any = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(explain(error)) from None
     check_config(config)
     return config
 
@@ -152,12 +250,20 @@ def to_dictionary(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def one_line(error: Exception) -> str:
-    """The first line of an OmegaConf error, without the trail of internal names under it."""
-    message = str(error).strip().splitlines()
-    where = getattr(error, "full_key", None)
-    prefix = f"{where}: " if where and (not message or where not in message[0]) else ""
-    return prefix + (message[0] if message else type(error).__name__)
+def explain(error: Exception) -> str:
+    """One sentence for an OmegaConf error, with the nearest known key where a key is unknown."""
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        return unknown_key(str(error.full_key))
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value, and needs one."
+    return one_sentence(error)
+
+
+def unknown_key(key: str) -> str:
+    """Say that there is no such key, and which one is most like it."""
+    near = nearest(key, [option.key for option in options(Config)])
+    hint = f" Did you mean {near}?" if near else ""
+    return f"{key} is not a key of the configuration.{hint} --help lists all keys."
 
 
 def check_config(config: Config) -> None:
@@ -169,16 +275,22 @@ def check_config(config: Config) -> None:
     _one_of("algorithm", config.algorithm, ALGORITHMS)
     _one_of("network.activation", config.network.activation, tuple(ACTIVATIONS))
     _one_of("expert.schedule", config.expert.schedule, tuple(SCHEDULES))
-    _one_of("llm.response_format", config.llm.response_format, ("json_schema", "json_object", "none"))
+    _one_of("llm.response_format", config.llm.response_format, RESPONSE_FORMATS)
     for name in _POSITIVE:
         value = _lookup(config, name)
         _require(value >= 1, f"{name}={value}: must be at least 1.")
     for name, (low, high) in _RANGES.items():
         value = _lookup(config, name)
         _require(low <= value <= high, f"{name}={value}: must lie between {low:g} and {high:g}.")
-    _require(bool(config.network.hidden_sizes), "network.hidden_sizes is empty: give at least one width, as in [64,64].")
+    _require(
+        bool(config.network.hidden_sizes), "network.hidden_sizes is empty: give at least one width, as in [64,64]."
+    )
     _require(min(config.network.hidden_sizes) >= 1, "network.hidden_sizes: every width must be at least 1.")
-    _require(config.evaluation.episodes >= 1, "evaluation.episodes must be at least 1.")
+    _require(
+        config.evaluation.episodes >= MINIMUM_EVALUATION_EPISODES,
+        f"evaluation.episodes={config.evaluation.episodes}: must be at least "
+        f"{MINIMUM_EVALUATION_EPISODES}, as fewer episodes say too little about a policy.",
+    )
     episodes = config.demonstrations.episodes
     _require(episodes is None or episodes >= 1, f"demonstrations.episodes={episodes}: must be at least 1, or null.")
     _check_batches(config)
@@ -216,7 +328,7 @@ _POSITIVE = (
     "generate.selection_episodes",
     "generate.report_episodes",
     "generate.recorded_episodes",
-    "generate.control_repeats",
+    "generate.control_plans",
 )
 _RANGES = {
     "seed": (0, 2**31 - 1),
@@ -230,6 +342,7 @@ _RANGES = {
     "ppo.entropy_coefficient": (0.0, 1e6),
     "ppo.value_coefficient": (0.0, 1e6),
     "ppo.max_grad_norm": (1e-12, 1e12),
+    "demonstrations.noise": (0.0, 1.0),
     "expert.weight": (0.0, 1e6),
     "expert.decay_fraction": (0.0, 1.0),
     "llm.temperature": (0.0, 2.0),
@@ -251,44 +364,3 @@ def _require(condition: bool, message: str) -> None:
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     _require(value in choices, f"{name}={value}: must be one of {', '.join(choices)}.")
-
-
-def make_environment(values: Mapping[str, Any]) -> Environment:
-    """Build the environment that a configuration's `env` section describes.
-
-    Args:
-        values: `name`, as `package.module:Class` with a dataclass that keeps the environment protocol, and its fields.
-
-    Raises:
-        ConfigurationError: there is no such class, or a field is unknown, of the wrong type, or out of range.
-    """
-    fields = dict(values)
-    name = str(fields.pop("name", ""))
-    cls = _environment_class(name)
-    try:
-        settings = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(fields))
-        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls)})
-    except OmegaConfBaseException as error:
-        known = ", ".join(field.name for field in dataclasses.fields(cls))
-        raise ConfigurationError(f"env: {one_line(error)} ({cls.__name__} takes: {known}.)") from None
-
-
-def _environment_class(name: str) -> Any:
-    module_name, separator, class_name = name.partition(":")
-    if not separator:
-        raise ConfigurationError(f"env.name={name!r}: write it as package.module:Class, where the class can be imported.")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
-        raise ConfigurationError(f"env.name={name}: {error}; is its package installed?") from None
-    except AttributeError:
-        raise ConfigurationError(f"env.name={name}: the module {module_name} has no {class_name}.") from None
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise ConfigurationError(f"env.name={name}: {class_name} must be a dataclass; its fields are the env keys.")
-    return cls
-
-
-def environment_identity(environment: Environment) -> dict[str, Any]:
-    """What tells environments apart: the class's import path and the values of its fields."""
-    cls = type(environment)
-    return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}  # type: ignore[call-overload]

@@ -1,5 +1,6 @@
 """The contract of `leed_jax.environment.Environment`, to be run on any environment, a user's own included."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,8 @@ from leed_jax.errors import EnvironmentContractError
 def check_environment(environment: Environment, seed: int = 0, episodes: int = 2) -> None:
     """Put an environment through the contract that the engine relies on.
 
-    Checks that it is hashable, that `reset` and `step` are pure and jittable, keep shapes and dtypes, give finite
-    numbers, always leave an action available, and end every episode within `max_steps`.
+    Checks that it is hashable, that `reset` and `step` are pure, give the same under jit and vmap, keep shapes and dtypes,
+    give finite numbers, always leave an action available, and end every episode within `max_steps`.
 
     Args:
         environment: the environment to check.
@@ -26,15 +27,15 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
     """
     _check_static(environment)
     key = jax.random.key(seed)
-    reset, step = jax.jit(environment.reset), jax.jit(environment.step)
+    reset, step = _compiled(environment.reset, "reset"), _compiled(environment.step, "step")
     state, time_step = reset(key)
     _check_shapes(environment, time_step, "reset")
     _require(not bool(time_step.episode_over()), "reset returns an episode that is over already")
+    _require(not np.any(time_step.reward), "reset: reward must be zero, as nothing has been done yet")
+    _check_final_observation(time_step, "reset")
     again = reset(key)
     _require(_same((state, time_step), again), "reset is not a pure function: one key gave two results")
-    eager = environment.reset(key)
-    _require(_close((state, time_step), eager), "reset gives another result under jit")
-    _check_agrees_with_vmap(environment, key)
+    _check_transformed(environment, reset, step, key)
     for episode in range(episodes):
         _play(environment, reset, step, jax.random.fold_in(key, episode))
 
@@ -42,6 +43,23 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise EnvironmentContractError(message)
+
+
+def _compiled(function: Callable[..., Any], name: str) -> Callable[..., tuple[Any, TimeStep]]:
+    """Jit `reset` or `step`, with an error of the contract where that cannot be done."""
+    jitted = jax.jit(function)
+
+    def call(*arguments: Any) -> tuple[Any, TimeStep]:
+        try:
+            result = jitted(*arguments)
+        except (TypeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EnvironmentContractError(f"{name} cannot be jitted: {reason}") from error
+        is_pair = isinstance(result, tuple) and len(result) == 2  # noqa: PLR2004
+        _require(is_pair and isinstance(result[1], TimeStep), f"{name} must return a state and a TimeStep")
+        return result
+
+    return call
 
 
 def _check_static(environment: Environment) -> None:
@@ -75,11 +93,26 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
     _require(bool(np.all(np.any(time_step.available_actions, axis=-1))), f"{where}: an agent has no available action")
 
 
-def _check_agrees_with_vmap(environment: Environment, key: Any) -> None:
+def _check_transformed(environment: Environment, reset: Any, step: Any, key: Any) -> None:
+    """Compare one reset and one step, as compiled, with the same ones run eagerly and as the first of a batch."""
     keys = jax.random.split(key, 2)
-    batch = jax.vmap(environment.reset)(keys)
-    first = jax.tree.map(lambda x: x[0], batch)
-    _require(_close(first, environment.reset(keys[0])), "reset gives another result under vmap")
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    state, time_step = reset(keys[0])
+    _require(_close((state, time_step), environment.reset(keys[0])), "reset gives another result under jit")
+    states, time_steps = jax.jit(jax.vmap(environment.reset))(keys)
+    _require(_close((state, time_step), first((states, time_steps))), "reset gives another result under vmap")
+    actions = jnp.argmax(time_steps.available_actions, axis=-1).astype(jnp.int32)
+    result = step(state, actions[0], key)
+    _require(_close(result, environment.step(state, actions[0], key)), "step gives another result under jit")
+    batch = jax.jit(jax.vmap(environment.step, in_axes=(0, 0, None)))(states, actions, key)
+    _require(_close(result, first(batch)), "step gives another result under vmap")
+
+
+def _check_final_observation(time_step: TimeStep, where: str) -> None:
+    _require(
+        _same(time_step.observation, time_step.final_observation),
+        f"{where}: final_observation must equal observation; resetting is the work of AutoReset",
+    )
 
 
 def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:
@@ -98,10 +131,7 @@ def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:
             _same((state, time_step), step(previous, action, step_key)),
             f"{where}: step is not a pure function: the same arguments gave two results",
         )
-        _require(
-            _same(time_step.observation, time_step.final_observation),
-            f"{where}: final_observation must equal observation; resetting is the work of AutoReset",
-        )
+        _check_final_observation(time_step, where)
         if bool(time_step.episode_over()):
             return
     raise EnvironmentContractError(f"an episode is not over after max_steps={environment.max_steps} steps")
@@ -113,15 +143,17 @@ def _avals(tree: Any) -> Any:
 
 
 def _same(left: Any, right: Any) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(_leaves(left), _leaves(right), strict=True))
+    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _close(left: Any, right: Any) -> bool:
     pairs = zip(_leaves(left), _leaves(right), strict=True)
-    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)
+    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True) for a, b in pairs)
 
 
 def _leaves(tree: Any) -> list[Any]:
     """Leaves as NumPy arrays; typed keys, which NumPy cannot hold, as their data."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]

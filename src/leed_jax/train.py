@@ -216,7 +216,8 @@ def _optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransfor
 
 def _agent_batches(rollout: Rollout, hyper: Hyper) -> _AgentBatch:
     """Compute advantages and lay the rollout out by agent, `[A, T * E, ...]`."""
-    over = jnp.broadcast_to(rollout.episode_over[..., None], rollout.reward.shape)
+    # For an agent that has terminated the episode is over, even while others go on.
+    over = rollout.episode_over[..., None] | rollout.terminated
     sequences = (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, over)
     estimate = lambda *args: generalised_advantages(*args, hyper.discount, hyper.gae_lambda)  # noqa: E731
     advantage = jax.vmap(jax.vmap(estimate, in_axes=1, out_axes=1), in_axes=1, out_axes=1)(*sequences)

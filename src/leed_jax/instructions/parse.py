@@ -20,7 +20,9 @@ from leed_jax.instructions.vocabulary import Vocabulary
 Triple = tuple[str, str, str]
 
 MAX_REPLY_CHARACTERS = 200_000
-_TRIPLE = re.compile(r"\[\s*([^\s,\[\]][^,\[\]\n]{0,80}?)\s*,\s*([^,\[\]\n]{1,80}?)\s*,\s*([^,\[\]\n]{1,80}?)\s*\]")
+MAX_WORD_CHARACTERS = 80
+# No character can be matched in two ways, so that the time taken is proportional to the length of the text.
+_TRIPLE = re.compile(r"\[([^,\[\]]*),([^,\[\]]*),([^,\[\]]*)\]")
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)```", re.DOTALL)
 _KEYS = ("command", "parameter", "agent")
 
@@ -69,12 +71,10 @@ def parse_reply(text: str) -> list[Triple]:
     if len(text) > MAX_REPLY_CHARACTERS:
         raise UnreadableReplyError(f"The reply has {len(text)} characters; at most {MAX_REPLY_CHARACTERS} are read.")
     for candidate in _json_candidates(text):
-        found = _read_json(candidate)
-        if found is not None:
-            triples = _triples(found)
-            if triples:
-                return triples
-    triples = [_unquoted(match) for match in _TRIPLE.finditer(text)]
+        triples = _read_json(candidate)
+        if triples:
+            return triples
+    triples = [triple for triple in map(_unquoted, _TRIPLE.finditer(text)) if all(map(_is_word, triple))]
     if not triples:
         raise UnreadableReplyError(
             "The reply holds no instruction; write a JSON list of [Command, Parameter, AgentID] triples."
@@ -91,11 +91,11 @@ def _json_candidates(text: str) -> Iterator[str]:
             yield text[start : end + 1]
 
 
-def _read_json(text: str) -> Any:
+def _read_json(text: str) -> list[Triple]:
     try:
-        return json.loads(text)
+        return _triples(json.loads(text))
     except (ValueError, RecursionError):
-        return None
+        return []
 
 
 def _triples(value: Any) -> list[Triple]:
@@ -103,7 +103,7 @@ def _triples(value: Any) -> list[Triple]:
         value = value.get("instructions")
     if not isinstance(value, list):
         return []
-    if len(value) == len(_KEYS) and all(isinstance(item, str) for item in value):
+    if len(value) == len(_KEYS) and all(isinstance(item, str) and "[" not in item for item in value):
         value = [value]
     return [triple for triple in map(_triple, value) if triple is not None]
 
@@ -113,8 +113,14 @@ def _triple(item: Any) -> Triple | None:
         item = [item.get(key) for key in _KEYS]
     if not isinstance(item, list):
         return None
-    words = [word if isinstance(word, str) else json.dumps(word)[:80] for word in (*item, "", "", "")[:3]]
-    return words[0], words[1], words[2]
+    words = [word if isinstance(word, str) else json.dumps(word)[:MAX_WORD_CHARACTERS] for word in item]
+    first, second, *rest = (*words, "", "")
+    # What is too much stays in sight of the validation, as part of the last word.
+    return first, second, ", ".join(filter(None, rest))
+
+
+def _is_word(text: str) -> bool:
+    return 0 < len(text) <= MAX_WORD_CHARACTERS and "\n" not in text
 
 
 def _unquoted(match: re.Match[str]) -> Triple:

@@ -10,6 +10,8 @@ Scalar = Float[Array, ""]
 def normalise(x: Float[Array, "B"]) -> Float[Array, "B"]:
     """Shift and scale to mean 0 and standard deviation 1; constant input becomes 0."""
     chex.assert_rank(x, 1)
+    # The mean of equal numbers may differ from them by rounding, which the division would blow up; zeros have mean zero.
+    x = x - x[0]
     return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
 
 
@@ -32,6 +34,7 @@ def clipped_surrogate_loss(
         clip_epsilon: eps.
     """
     chex.assert_rank([log_prob, behaviour_log_prob, advantage], 1)
+    chex.assert_equal_shape([log_prob, behaviour_log_prob, advantage])
     ratio = jnp.exp(log_prob - behaviour_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_epsilon, 1.0 + clip_epsilon)
     return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
@@ -60,5 +63,6 @@ def approximate_kl(log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array,
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
     chex.assert_rank([log_prob, behaviour_log_prob], 1)
+    chex.assert_equal_shape([log_prob, behaviour_log_prob])
     log_ratio = log_prob - behaviour_log_prob
     return jnp.mean(jnp.expm1(log_ratio) - log_ratio)

@@ -36,7 +36,7 @@ SCHEDULES: dict[str, Callable[[Scalar], Scalar]] = {
 }
 
 
-def expert_weight(schedule: str, initial: Scalar, update: Array, decay_updates: Scalar) -> Scalar:
+def expert_weight(schedule: str, initial: Scalar | float, update: Array, decay_updates: Scalar | float) -> Scalar:
     """The weight of the expert term at an update.
 
         w(u) = w_0 s(min(u / U, 1)),  with s(0) = 1

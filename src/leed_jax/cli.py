@@ -1,0 +1,114 @@
+"""What the command lines share: errors become one paragraph and an exit status, flags, and signals that stop a run."""
+
+import dataclasses
+import shutil
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from leed_jax.config import Config
+from leed_jax.errors import LeedError
+from leed_jax.options import Option, options
+from leed_jax.version import __version__
+
+ERROR_STATUS = 2
+KEY_WIDTH = 34
+
+
+def exit_on_error(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; an error that is meant for the user is printed without a traceback.
+
+    Args:
+        command: what to run; it returns the exit status.
+    """
+    try:
+        return command()
+    except LeedError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return ERROR_STATUS
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] = ()) -> bool:
+    """Print what `--help` or `--version` ask for.
+
+    Args:
+        arguments: the command line.
+        about: usage and examples, to stand above the list of keys.
+        hidden: sections that this command does not use.
+
+    Returns:
+        Whether there was such a flag.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(about, hidden))
+        return True
+    if "--version" in arguments:
+        print(f"leed_jax {__version__}")
+        return True
+    return False
+
+
+def help_text(about: str, hidden: tuple[str, ...] = ()) -> str:
+    """Usage, and every key with its default and its meaning."""
+    lines = [about.strip(), "", "Keys, with their defaults (an experiment may set others):"]
+    width = max(shutil.get_terminal_size((100, 24)).columns, 2 * KEY_WIDTH)
+    for option in options(Config):
+        if option.key.split(".")[0] in hidden:
+            continue
+        lines.extend(["", f"{option.key}:"] if option.section else _describe(option, width))
+    lines += ["", "Flags: --help, --version"]
+    return "\n".join(lines)
+
+
+def _describe(option: Option, width: int) -> list[str]:
+    shown = "..." if option.default is dataclasses.MISSING else _written(option.default)
+    left = f"  {option.key}={shown}"
+    wrapped = textwrap.wrap(option.meaning, width - KEY_WIDTH) or [""]
+    first = [f"{left:<{KEY_WIDTH}}{wrapped.pop(0)}"] if len(left) < KEY_WIDTH else [left]
+    return [*first, *(" " * KEY_WIDTH + line for line in wrapped)]
+
+
+def _written(value: Any) -> str:
+    """A default as one would type it."""
+    return "null" if value is None else str(value).replace(" ", "")
+
+
+class StopSignals:
+    """Turns the first Ctrl-C or SIGTERM into a request, and lets the second one interrupt at once.
+
+    Used as a context manager in the main thread; in any other thread it does nothing, as Python delivers signals to the
+    main thread alone.
+
+    Attributes:
+        received: the number of the signal that asked to stop, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        """Take over both signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give both signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,0 +1,80 @@
+"""Environments by name: from the `env` section of a configuration to an object, and back to what identifies it."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from leed_jax.environment import Environment
+from leed_jax.errors import ConfigurationError, EnvironmentContractError, LeedError
+from leed_jax.options import one_sentence
+
+_PROTOCOL = ("num_agents", "observation_size", "num_actions", "max_steps", "reset", "step")
+
+
+def make_environment(values: Mapping[str, Any]) -> Environment:
+    """Build the environment that a configuration's `env` section describes.
+
+    Args:
+        values: `name`, as `package.module:Class` with a dataclass that keeps the environment protocol, and its fields.
+
+    Raises:
+        ConfigurationError: there is no such class, or a field is unknown, of the wrong type, or out of range.
+        EnvironmentContractError: the class lacks a part of the protocol.
+    """
+    fields = dict(values)
+    name = str(fields.pop("name", ""))
+    cls = _environment_class(name)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    takes = f"{cls.__name__} takes: {', '.join(known) or 'nothing'}."
+    for field in fields:
+        if field not in known:
+            raise ConfigurationError(f"env.{field}: the environment has no such field. {takes}")
+    try:
+        settings: Any = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(fields))
+        environment = cls(**{field: _plain(settings[field]) for field in known})
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"env.{one_sentence(error)} {takes}") from None
+    except LeedError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"env: {cls.__name__} refuses its fields: {error}. {takes}") from None
+    if not isinstance(environment, Environment):
+        missing = ", ".join(name for name in _PROTOCOL if not hasattr(environment, name))
+        raise EnvironmentContractError(f"env.name={name}: {cls.__name__} is no environment, as it lacks {missing}.")
+    return environment
+
+
+def _plain(value: Any) -> Any:
+    """An OmegaConf value as a plain one, with tuples for lists: environments are hashable."""
+    if OmegaConf.is_dict(value):
+        return OmegaConf.to_object(value)
+    return tuple(_plain(item) for item in value) if OmegaConf.is_list(value) else value
+
+
+def _environment_class(name: str) -> Any:
+    module_name, separator, class_name = name.partition(":")
+    if not (module_name and separator and class_name):
+        raise ConfigurationError(
+            f"env.name={name!r}: write it as package.module:Class, where the class can be imported."
+        )
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ConfigurationError(f"env.name={name}: {error}; is its package installed?") from None
+    except AttributeError:
+        raise ConfigurationError(f"env.name={name}: the module {module_name} has no {class_name}.") from None
+    except Exception as error:  # a user's own module: whatever it raises, the name is what cannot be used
+        raise ConfigurationError(f"env.name={name}: importing it raised {type(error).__name__}: {error}.") from error
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigurationError(f"env.name={name}: {class_name} must be a dataclass; its fields are the env keys.")
+    return cls
+
+
+def environment_identity(environment: Environment) -> dict[str, Any]:
+    """What tells environments apart: the class's import path and the values of its fields."""
+    cls = type(environment)
+    return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}  # type: ignore[call-overload]

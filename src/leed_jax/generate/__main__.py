@@ -1,0 +1,84 @@
+"""`python -m leed_jax.generate experiment=NAME llm.base_url=URL llm.model=NAME [key=value ...]`."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from leed_jax.cli import exit_on_error
+from leed_jax.config import Config
+from leed_jax.environment_class import make_environment
+from leed_jax.demonstrations import instructed
+from leed_jax.generate.loop import Outcome, Round, generate
+from leed_jax.generate.record import JOURNAL, PLOT, draw_rounds, output_folder, print_table, write_set
+from leed_jax.instructions import InstructedEnvironment
+from leed_jax.llm import Journal, Journalled, OpenAICompatible, RetryPolicy
+from leed_jax.run import compose_config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate a demonstration set and record it.
+
+    Args:
+        arguments: `key=value` settings; those of the command line if None.
+
+    Returns:
+        The exit status.
+    """
+    return exit_on_error(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _main(arguments: list[str]) -> int:
+    config = compose_config(arguments)
+    environment = instructed(make_environment(config.env))
+    folder = output_folder(config)
+    console = Console()
+    # A retried request is no news to the user; one that failed for good is reported with its round.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    outcome = asyncio.run(_generate(config, environment, console))
+    write_set(folder, config, environment, outcome)
+    draw_rounds(folder / PLOT, outcome, config.llm.model)
+    # The transcript holds every reply by now; the journal's work is done.
+    (folder / JOURNAL).unlink(missing_ok=True)
+    print_table(console, outcome)
+    console.print(f"Recorded in {folder}.", soft_wrap=True)
+    return 0
+
+
+async def _generate(config: Config, environment: InstructedEnvironment, console: Console) -> Outcome:
+    llm = config.llm
+    policy = RetryPolicy(attempts=llm.max_attempts)
+    client = OpenAICompatible(
+        llm.base_url,
+        llm.model,
+        api_key_env=llm.api_key_env or None,
+        timeout_s=llm.timeout_s,
+        response_format=llm.response_format,
+        retry=policy,
+    )
+    folder = output_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(
+        f"Asking {llm.model} at {llm.base_url} for {config.generate.rounds} rounds of {config.generate.candidates} plans.",
+        soft_wrap=True,
+    )
+
+    def report(r: Round) -> None:
+        best = "none yet" if r.best_so_far is None else f"{r.best_so_far:.2f}"
+        console.print(
+            f"round {r.index + 1}/{config.generate.rounds}: {r.executable} of {config.generate.candidates} executable, "
+            f"best so far {best} per agent",
+            soft_wrap=True,
+        )
+
+    async with client:
+        model = Journalled(client, Journal(folder / JOURNAL))
+        outcome = await generate(environment, model, llm, config.generate, config.seed, report)
+    console.print(f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt.")
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The control: what random valid instructions come to with as many candidates and the same selection."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from leed_jax.generate.candidates import Scorer
+from leed_jax.instructions import Vocabulary, random_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """The best of `candidates` random valid plans, over many draws.
+
+    Attributes:
+        candidates: the number of plans that the best is taken of.
+        mean: expected return per agent of the best.
+        low: 2.5 % quantile over draws.
+        high: 97.5 % quantile over draws.
+    """
+
+    candidates: int
+    mean: float
+    low: float
+    high: float
+
+
+def random_plan_scores(
+    vocabulary: Vocabulary, scorer: Scorer, key: PRNGKeyArray, max_instructions: int, count: int
+) -> Float[np.ndarray, "P"]:
+    """Scores of `count` random valid plans on the selection episodes; `key` is consumed.
+
+    Args:
+        vocabulary: the environment's words.
+        scorer: executes and scores, on the same initial states as the model's plans.
+        key: source of the plans.
+        max_instructions: the largest number of instructions of an agent.
+        count: the number of plans.
+    """
+    keys = jax.random.split(key, count)
+    return scorer.scores(jax.vmap(lambda k: random_plan(vocabulary, k, max_instructions))(keys))
+
+
+def best_of(scores: Float[np.ndarray, "P"], candidates: int) -> Control:
+    """The distribution of the best of `candidates` plans drawn with replacement from a pool of scored ones.
+
+    With F the pool's distribution, the best of n is at most x with probability F(x)^n; no sampling is needed.
+
+    Args:
+        scores: the pool.
+        candidates: n.
+    """
+    ordered = np.sort(scores)
+    below = (np.arange(len(ordered) + 1) / len(ordered)) ** candidates
+    mean = float(np.sum(ordered * np.diff(below)))
+    low, high = (float(ordered[min(np.searchsorted(below[1:], q), len(ordered) - 1)]) for q in (0.025, 0.975))
+    return Control(candidates, mean, low, high)
+
+
+def controls(scores: Float[np.ndarray, "P"], counts: Sequence[int]) -> list[Control]:
+    """`best_of` for several numbers of candidates."""
+    return [best_of(scores, count) for count in counts]

@@ -1,0 +1,85 @@
+"""An animation of a policy at work, for environments that can draw their states."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from leed_jax.environment import Drawable, Environment
+from leed_jax.evaluate import Chooser
+
+FRAMES_PER_S = 10
+MAX_FRAMES = 120
+MAX_EPISODES = 4
+BUDGET_S = 8.0
+
+
+def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PRNGKeyArray) -> bool:
+    """Write a few whole episodes as an animated GIF, as many as fit into `MAX_FRAMES` frames and a few seconds.
+
+    Args:
+        path: the file to write.
+        environment: what to act in.
+        choose: how actions are picked.
+        key: source of the episodes; consumed.
+
+    Returns:
+        Whether anything was written: only a `Drawable` environment can be drawn.
+    """
+    if not isinstance(environment, Drawable):
+        return False
+    from matplotlib.animation import PillowWriter  # noqa: PLC0415 - slow to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(3.6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    writer = PillowWriter(fps=FRAMES_PER_S)
+    stride = max(1, -(-environment.max_steps // MAX_FRAMES))
+    episodes = int(np.clip(MAX_FRAMES * stride // environment.max_steps, 1, MAX_EPISODES))
+    deadline = time.monotonic() + BUDGET_S
+    with writer.saving(figure, str(path), dpi=80):
+        for index, states in enumerate(_play(environment, choose, key, episodes), start=1):
+            for step, state in states[::stride]:
+                axes.clear()
+                environment.draw(axes, state)
+                axes.set_title(f"episode {index}, step {step} of {len(states) - 1}", fontsize=10)
+                writer.grab_frame()
+            if time.monotonic() > deadline:
+                break
+    return True
+
+
+def _play(
+    environment: Environment, choose: Chooser, key: PRNGKeyArray, episodes: int
+) -> Iterator[list[tuple[int, Any]]]:
+    """The numbered states of each episode, as NumPy arrays."""
+    reset = jax.jit(environment.reset)
+
+    @jax.jit
+    def advance(state: Any, time_step: Any, key: PRNGKeyArray) -> Any:
+        action_key, step_key = jax.random.split(key)
+        action = choose(action_key, time_step.observation[None], time_step.available_actions[None])[0]
+        return environment.step(state, action, step_key)
+
+    for episode_key in jax.random.split(key, episodes):
+        reset_key, step_key = jax.random.split(episode_key)
+        state, time_step = reset(reset_key)
+        states = [(0, _as_numpy(state))]
+        for number, advance_key in enumerate(jax.random.split(step_key, environment.max_steps), start=1):
+            state, time_step = advance(state, time_step, advance_key)
+            states.append((number, _as_numpy(state)))
+            if bool(time_step.episode_over()):
+                break
+        yield states
+
+
+def _as_numpy(state: Any) -> Any:
+    """The state with NumPy arrays; typed keys, which NumPy cannot hold, as they are."""
+    is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), state)

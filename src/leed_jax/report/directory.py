@@ -1,0 +1,169 @@
+"""The run directory: claimed by one process at a time, and never written over."""
+
+import datetime
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from leed_jax.config import Config, from_dictionary, to_dictionary
+from leed_jax.errors import ConfigurationError, RunDirectoryError
+
+LOCK = "lock"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+SUMMARY = "summary.json"
+CURVE = "learning_curve.png"
+ANIMATION = "rollout.gif"
+
+
+class RunDirectory:
+    """A run directory that this process holds the lock of; a context manager that lets go of it.
+
+    Attributes:
+        path: the directory.
+        config: the configuration that it recorded.
+    """
+
+    def __init__(self, path: Path, lock: int, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "RunDirectory":
+        """Claim a directory that does not exist or is empty, and record the configuration.
+
+        Raises:
+            RunDirectoryError: there is something in it, or it cannot be written.
+        """
+        check_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+            # Between the check and the lock another process may have come and gone.
+            check_free(path)
+            values = {**to_dictionary(config), "out": str(path), "resume": None}
+            write_whole(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+        except OSError as error:
+            raise RunDirectoryError(f"out={path} cannot be written: {error.strerror}. Choose another out.") from None
+        return cls(path, lock, config)
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDirectory":
+        """Claim the directory of a run that was stopped.
+
+        Raises:
+            RunDirectoryError: it is no run directory, the run has finished, or another process holds it.
+        """
+        if not (path / CONFIG).is_file():
+            raise RunDirectoryError(f"resume={path}: there is no run directory (no {CONFIG} in it). Check the path.")
+        try:
+            lock = _lock(path)
+        except OSError as error:
+            raise RunDirectoryError(f"resume={path}: the directory cannot be written: {error.strerror}.") from None
+        if (path / SUMMARY).is_file():
+            os.close(lock)
+            raise RunDirectoryError(
+                f"resume={path}: the run has finished, so there is nothing to go on with; its results are in "
+                f"{path / SUMMARY}. To train further, start a new run with a larger total_steps."
+            )
+        try:
+            config = from_dictionary(_read_yaml(path / CONFIG))
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, ConfigurationError) as error:
+            os.close(lock)
+            raise RunDirectoryError(
+                f"{path / CONFIG} cannot be used: {error} Restore what the run had recorded there, or start a new run."
+            ) from None
+        return cls(path, lock, config)
+
+    def __enter__(self) -> "RunDirectory":
+        """Enter the context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the lock."""
+        os.close(self._lock)
+
+
+def choose_path(config: Config) -> Path:
+    """The directory of a new run: `out`, or a name that tells runs apart, under `runs` in the working directory.
+
+    Raises:
+        RunDirectoryError: `out` holds something already.
+    """
+    if config.out:
+        path = Path(config.out).expanduser()
+        check_free(path)
+        return path
+    label = config.experiment or str(config.env.get("name", "")).rpartition(":")[2] or "run"
+    stamp = datetime.datetime.now(tz=datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    stem = f"{label}-{config.algorithm}-seed{config.seed}-{stamp}"
+    candidates = (Path("runs") / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    path = next(path for path in candidates if not path.exists())
+    check_free(path)
+    return path
+
+
+def check_free(path: Path) -> None:
+    """Check that a new run may be written to `path`, which need not exist.
+
+    Raises:
+        RunDirectoryError: it is a file, holds something, or cannot be made.
+    """
+    mend = "Choose another out; nothing was overwritten."
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        raise RunDirectoryError(f"out={path}: {existing} is not a directory. {mend}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunDirectoryError(f"out={path}: {existing} cannot be written. {mend}")
+    if existing != path.absolute():
+        return
+    # A run that was killed while it claimed the directory leaves nothing but its lock.
+    if any(entry.name != LOCK for entry in path.iterdir()):
+        if (path / CONFIG).is_file():
+            raise RunDirectoryError(
+                f"out={path} holds a run already. Go on with it by resume={path}, or choose another out; nothing was "
+                "overwritten."
+            )
+        raise RunDirectoryError(f"out={path} is not empty. {mend}")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one piece: a reader, or a restart after a crash, sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _lock(path: Path) -> int:
+    """Take the directory's lock, which the kernel drops when the process ends, however it ends."""
+    handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RunDirectoryError(
+            f"{path} is in use by another process, which is training there now. Wait for it or stop it, or choose "
+            "another directory."
+        ) from None
+    return handle
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(values, dict):
+        raise ValueError("it does not hold keys and values.")
+    return {**values, "resume": None}

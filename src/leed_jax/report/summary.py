@@ -1,0 +1,48 @@
+"""The summary of a run: what was trained, how long it took, and what came of it beside what to compare it with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from leed_jax.report.directory import SUMMARY, write_whole
+from leed_jax.report.metrics import mean_or_none
+
+
+def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json` in one piece: its presence says that the run has finished."""
+    write_whole(directory / SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+
+def print_summary(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
+    """Print the summary as a small table."""
+    table = Table(show_header=False, title=f"{summary['algorithm']} in {directory}", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    for label, value in _lines(summary):
+        table.add_row(label, value)
+    console.print(table, highlight=False)
+
+
+def _lines(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    returns = summary["return_per_agent"]
+    known = [value for value in returns if value is not None]
+    spread = f"  ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
+    seeds = f", mean of {len(returns)} seeds" if len(returns) > 1 else ""
+    return [
+        (f"return per agent, greedy policy{seeds}", _number(mean_or_none(returns)) + spread),
+        ("return per agent, instructions alone", _number(summary["instructions_return_per_agent"])),
+        ("return per agent, random actions", _number(summary["random_return_per_agent"])),
+        ("fresh episodes behind each", f"{summary['evaluation_episodes']:,}"),
+        ("environment steps of each seed", f"{summary['env_steps']:,}"),
+        ("training time, s", f"{summary['wall_s']:.1f}"),
+        ("compile time, s", f"{summary['compile_s']:.1f}"),
+        ("environment steps/s, all seeds", f"{summary['steps_per_s']:,.0f}"),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

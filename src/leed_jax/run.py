@@ -1,0 +1,226 @@
+"""`python -m leed_jax.run experiment=NAME [key=value ...]`: train, and write down everything about it.
+
+This is the only module that knows Hydra.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from leed_jax.cli import answer_flags, exit_on_error
+from leed_jax.config import Config, explain, from_node, unknown_key
+from leed_jax.errors import ConfigurationError
+from leed_jax.options import nearest, options
+from leed_jax.runner import resume_run, start_run
+
+ABOUT = """
+usage: python -m leed_jax.run experiment=NAME [key=value ...]
+       python -m leed_jax.run experiment=path/to/file.yaml [key=value ...]
+       python -m leed_jax.run resume=DIR
+
+Train independent policies with PPO and an expert term from demonstrations (LEED), or without the term (IPPO).
+Ctrl-C stops after the current chunk and writes a checkpoint; resume=DIR goes on from there as if never stopped.
+
+Examples:
+  python -m leed_jax.run experiment=mpe_spread
+  python -m leed_jax.run experiment=mpe_spread algorithm=ippo num_seeds=4 total_steps=1e6 out=runs/ippo
+  python -m leed_jax.run env.name=my_package.my_module:MyEnvironment env.size=7 algorithm=ippo
+  python -m leed_jax.run resume=runs/ippo
+"""
+
+_SCHEMA = "leed_jax_schema"
+_USER_EXPERIMENT = "_user_file"
+_PATHS = ("out", "demonstrations.path", "generate.out")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start or resume a run.
+
+    Args:
+        arguments: `key=value` settings; those of the command line if None.
+
+    Returns:
+        The exit status: 0, 2 after an error in what was asked for, 130 or 143 if a signal stopped the run.
+    """
+    return exit_on_error(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _main(arguments: list[str]) -> int:
+    if answer_flags(arguments, ABOUT, hidden=("llm", "generate")):
+        return 0
+    console = Console()
+    directory = _resumed_directory(arguments)
+    outcome = start_run(compose_config(arguments), console) if directory is None else resume_run(directory, console)
+    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def _resumed_directory(arguments: Sequence[str]) -> Path | None:
+    """The directory of `resume=DIR`, which stands alone."""
+    settings = [_split(argument) for argument in arguments]
+    directories = [value for key, value in settings if key == "resume"]
+    if not directories:
+        return None
+    others = [argument for argument, (key, _) in zip(arguments, settings, strict=True) if key != "resume"]
+    if others or len(directories) > 1:
+        raise ConfigurationError(
+            f"resume={directories[0]} stands alone, as the run goes on with the configuration that it recorded; "
+            f"leave out {' '.join(others) or 'the second one'}, or start a new run without resume."
+        )
+    if not directories[0]:
+        raise ConfigurationError("resume= is empty: name the run directory to go on with.")
+    return Path(directories[0]).expanduser()
+
+
+def compose_config(arguments: Sequence[str]) -> Config:
+    """Build the configuration that command line settings describe.
+
+    Args:
+        arguments: `key=value` settings, among them `experiment=NAME` or `experiment=FILE.yaml`.
+
+    Raises:
+        ConfigurationError: a key is unknown, a value of the wrong type or out of range, or there is no such experiment.
+    """
+    experiment, overrides = "", []
+    for argument in arguments:
+        key, value = _split(argument)
+        if key == "experiment":
+            experiment = value
+        else:
+            overrides.append(_override(key, value))
+    store = ConfigStore.instance()
+    store.store(name=_SCHEMA, node=Config(env={}))
+    choice = _register_experiment(store, experiment)
+    try:
+        with initialize(version_base="1.3", config_path=None):
+            node: Any = compose(_SCHEMA, overrides=[*choice, *overrides])
+    except HydraException as error:
+        raise ConfigurationError(_hydra_message(error, experiment)) from None
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(explain(error)) from None
+    if not node.env.get("name"):
+        raise ConfigurationError(
+            f"No environment: pass experiment=NAME (one of {', '.join(experiment_names())}), "
+            "or env.name=package.module:Class."
+        )
+    node.experiment = Path(experiment).stem
+    return from_node(node)
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments that come with leed_jax."""
+    return sorted(
+        Path(file.name).stem for file in resources.files("leed_jax.experiments").iterdir() if _is_yaml(file.name)
+    )
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """Cut `key=value`; Hydra's `+` and `++` before a key mean nothing here, as every key is known beforehand."""
+    if argument in ("-m", "--multirun"):
+        raise ConfigurationError(
+            f"{argument}: sweeps are not supported; num_seeds=N trains several seeds side by side, and a shell loop "
+            "starts several runs."
+        )
+    if argument.startswith("-"):
+        raise ConfigurationError(f"{argument}: there is no such flag; settings are written key=value. See --help.")
+    key, separator, value = argument.partition("=")
+    if not separator:
+        raise ConfigurationError(f"{argument}: settings are written key=value. See --help.")
+    return key.strip().lstrip("+"), value.strip()
+
+
+def _override(key: str, value: str) -> str:
+    """Check one setting and write it as Hydra wants it."""
+    known = {option.key: option for option in options(Config)}
+    in_environment = key.startswith("env.")
+    if not in_environment and key not in known:
+        raise ConfigurationError(unknown_key(key))
+    if key in _PATHS and value not in ("", "null") and value[0] not in "'\"":
+        value = _quoted(value)
+    if not in_environment and known[key].whole:
+        value = _whole(value)
+    text = f"{key}={value}"
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"{text}: the value cannot be read ({reason}); put it in quotes.") from None
+    if parsed.is_sweep_override():
+        raise ConfigurationError(f"{text}: several values for one key are not supported; write a list as [1,2].")
+    # The environment's own class says which fields there are, and what types they have.
+    return f"++{text}" if in_environment else text
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
+    return "'" + escaped.replace("'", "\\'") + "'"
+
+
+def _whole(value: str) -> str:
+    """Write a whole number such as `1e6` with all its digits, and leave everything else for the type check."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return str(int(number)) if number.is_integer() and not value.isdigit() else value
+
+
+def _register_experiment(store: ConfigStore, experiment: str) -> list[str]:
+    """Tell Hydra about all experiments; return the override that chooses one."""
+    folder = resources.files("leed_jax.experiments")
+    for file in folder.iterdir():
+        if _is_yaml(file.name):
+            _store_experiment(store, Path(file.name).stem, file.read_text(encoding="utf-8"), file.name)
+    if not experiment:
+        return []
+    names = experiment_names()
+    if experiment in names:
+        return [f"+experiment={experiment}"]
+    path = Path(experiment).expanduser()
+    if not (_is_yaml(path.name) and path.is_file()):
+        near = nearest(experiment, names)
+        hint = f" Did you mean {near}?" if near else ""
+        raise ConfigurationError(
+            f"experiment={experiment}: there is no such experiment or YAML file.{hint} Available: {', '.join(names)}."
+        )
+    _store_experiment(store, _USER_EXPERIMENT, path.read_text(encoding="utf-8"), str(path))
+    return [f"+experiment={_USER_EXPERIMENT}"]
+
+
+def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> None:
+    try:
+        values = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"experiment file {where} is not valid YAML: {error}") from None
+    if not OmegaConf.is_dict(values):
+        raise ConfigurationError(f"experiment file {where} must hold keys and values.")
+    store.store(group="experiment", name=name, node=values, package="_global_")
+
+
+def _hydra_message(error: HydraException, experiment: str) -> str:
+    """One sentence for an error of Hydra's, which wraps those of OmegaConf."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException):
+            return explain(cause)
+        cause = cause.__cause__ or cause.__context__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"experiment={experiment}: {lines[0] if lines else type(error).__name__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Runs: training chunk after chunk, with metrics, checkpoints and progress; stopping and going on; and the report."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from leed_jax.cli import StopSignals
+from leed_jax.config import Config
+from leed_jax.evaluate import play, policy_chooser, random_chooser
+from leed_jax.program import Program, Setup, describe_device, greedy_returns, memory_errors, prepare
+from leed_jax.report.animation import draw_episodes
+from leed_jax.report.checkpoints import Checkpoints
+from leed_jax.report.curve import draw_learning_curve
+from leed_jax.report.directory import ANIMATION, CURVE, RunDirectory, choose_path
+from leed_jax.report.metrics import MetricsWriter, Row, cut_back, mean_or_none, metric_rows, read_metrics
+from leed_jax.report.progress import ProgressReport, Status
+from leed_jax.report.summary import print_summary, write_summary
+from leed_jax.train import Metrics, TrainState
+from leed_jax.version import __version__
+
+POLL_S = 0.002
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        directory: its directory.
+        stopped_by: the signal that stopped it; None if it finished.
+        summary: what `summary.json` holds; None if it was stopped.
+        state: the training state at the end, with a leading axis of seeds.
+    """
+
+    directory: Path
+    stopped_by: int | None
+    summary: Mapping[str, Any] | None
+    state: TrainState
+
+
+def start_run(config: Config, console: Console | None = None) -> Outcome:
+    """Train from the beginning. Nothing is written before everything has been checked and compiled.
+
+    Args:
+        config: the run's configuration.
+        console: where progress and the summary are printed; standard output if None.
+
+    Raises:
+        LeedError: what was asked for cannot be done.
+    """
+    console = console or Console()
+    path = choose_path(config)
+    setup = prepare(config)
+    program = _compile(setup, console)
+    with RunDirectory.create(path, _portable(setup)) as directory:
+        return _go_on(_Run(setup, program, directory, console), program.init(), [])
+
+
+def resume_run(path: Path, console: Console | None = None) -> Outcome:
+    """Go on with a run that was stopped or killed, from its last checkpoint, or from the beginning if it has none.
+
+    Args:
+        path: the run directory.
+        console: where progress and the summary are printed; standard output if None.
+
+    Raises:
+        LeedError: there is no run to go on with, or it cannot be.
+    """
+    console = console or Console()
+    with RunDirectory.reopen(path) as directory:
+        setup = prepare(directory.config)
+        run = _Run(setup, _compile(setup, console), directory, console)
+        chunk = run.checkpoints.latest() or 0
+        state = run.checkpoints.restore(chunk, run.program.abstract_state) if chunk else run.program.init()
+        rows = cut_back(path, chunk, setup.config.num_seeds)
+        console.print(f"Going on after chunk {chunk} of {setup.schedule.chunks}.", highlight=False)
+        return _go_on(run, state, rows)
+
+
+def _compile(setup: Setup, console: Console) -> Program:
+    for remark in setup.remarks:
+        console.print(remark, soft_wrap=True, highlight=False, markup=False)
+    config, schedule = setup.config, setup.schedule
+    console.print(
+        f"Training {config.algorithm} on {type(setup.environment).__name__}: {setup.environment.num_agents} agents, "
+        f"{config.num_seeds} seed{'s' if config.num_seeds > 1 else ''}, "
+        f"{schedule.chunks * schedule.steps_per_chunk:,} steps in {schedule.chunks} chunks, "
+        f"on {jax.default_backend()}.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    program = Program(setup)
+    console.print(f"Compiled in {program.compile_s:.1f} s.", highlight=False)
+    return program
+
+
+def _portable(setup: Setup) -> Config:
+    """The configuration to record: a demonstration folder is found again from any working directory."""
+    config, used = setup.config, setup.demonstrations
+    if used is None or used.path.is_absolute():
+        return config
+    demonstrations = dataclasses.replace(config.demonstrations, path=str(used.path.resolve()))
+    return dataclasses.replace(config, demonstrations=demonstrations)
+
+
+class _Run:
+    """What training needs at hand."""
+
+    def __init__(self, setup: Setup, program: Program, directory: RunDirectory, console: Console) -> None:
+        self.setup, self.program, self.console = setup, program, console
+        self.path = directory.path
+        self.checkpoints = Checkpoints(directory.path)
+
+
+def _go_on(run: _Run, state: TrainState, rows: Sequence[Row]) -> Outcome:
+    """Train to the end or until a signal, then report."""
+    with ProgressReport(run.console) as progress, StopSignals() as stop, memory_errors():
+        loop = _Loop(run, progress, stop, rows)
+        state = loop.train(state)
+    run.checkpoints.close()
+    chunks = run.setup.schedule.chunks
+    if loop.chunk < chunks:
+        assert stop.received is not None  # noqa: S101 - nothing else ends the loop early
+        run.console.print(
+            f"Stopped by {signal.Signals(stop.received).name} after chunk {loop.chunk} of {chunks}. Go on with:\n"
+            f"  python -m leed_jax.run resume={run.path}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        return Outcome(run.path, stop.received, None, state)
+    return Outcome(run.path, None, _report(run, state), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dispatched:
+    """A chunk that the device is computing."""
+
+    chunk: int
+    metrics: Metrics
+    snapshot: TrainState | None
+
+
+class _Loop:
+    """Dispatches each chunk before the one before it is written down, so that the device never waits for files.
+
+    A chunk's metrics are on disk before the checkpoint that follows it.
+    """
+
+    def __init__(self, run: _Run, progress: ProgressReport, stop: StopSignals, rows: Sequence[Row]) -> None:
+        self._run, self._progress, self._stop = run, progress, stop
+        self._config, self._schedule = run.setup.config, run.setup.schedule
+        self.chunk = len(rows) // self._config.num_seeds
+        self._first = self.chunk
+        self._wall_before = float(rows[-1]["wall_s"]) if rows else 0.0
+        self._writer = MetricsWriter(run.path, self.chunk * self._schedule.steps_per_chunk)
+        self._pending: _Dispatched | None = None
+        self._score: float | None = None
+        self._stop_noted = False
+
+    def train(self, state: TrainState) -> TrainState:
+        """Train until the last chunk or a signal, and leave a checkpoint of the state that is returned."""
+        with contextlib.closing(self._writer):
+            return self._train(state)
+
+    def _train(self, state: TrainState) -> TrainState:
+        self._started = self._previous = time.monotonic()
+        while self.chunk < self._schedule.chunks and self._stop.received is None:
+            state, metrics = self._run.program.step(state)
+            self.chunk += 1
+            due = self.chunk % self._config.checkpoint_every == 0 and self.chunk < self._schedule.chunks
+            # The next step donates the state, so a checkpoint needs a copy.
+            dispatched = _Dispatched(self.chunk, metrics, self._run.program.copy(state) if due else None)
+            self._finish()
+            self._pending = dispatched
+        self._finish()
+        if self.chunk > self._first and self._run.checkpoints.latest() != self.chunk:
+            self._save(self.chunk, state)
+        self._run.checkpoints.wait()
+        return state
+
+    def _finish(self) -> None:
+        """Wait for the pending chunk, and write it down."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        self._wait(pending.metrics)
+        now = time.monotonic()
+        steps = self._schedule.steps_per_chunk
+        common = {
+            "chunk": pending.chunk,
+            "env_steps": pending.chunk * steps,
+            "wall_s": round(self._wall_before + now - self._started, 6),
+            "steps_per_s": round(steps * self._config.num_seeds / max(now - self._previous, 1e-9), 1),
+        }
+        self._previous = now
+        rows = metric_rows(jax.device_get(pending.metrics), common, self._config.seed)
+        self._score = mean_or_none([row["return_per_agent"] for row in rows])
+        self._writer.write(rows)
+        self._progress.update(self._status(pending.chunk, rows, now))
+        if pending.snapshot is not None:
+            self._save(pending.chunk, pending.snapshot)
+
+    def _wait(self, metrics: Mapping[str, Any]) -> None:
+        """Wait for the device without deafening this process: a signal is noticed at once, not at the chunk's end."""
+        while not all(array.is_ready() for array in metrics.values()):
+            if self._stop.received is not None and not self._stop_noted:
+                self._stop_noted = True
+                self._progress.note("Stopping after the current chunk; Ctrl-C stops at once.")
+            time.sleep(POLL_S)
+
+    def _save(self, chunk: int, state: TrainState) -> None:
+        self._writer.sync()
+        self._run.checkpoints.save(chunk, state, self._score)
+
+    def _status(self, chunk: int, rows: Sequence[Row], now: float) -> Status:
+        steps = self._schedule.steps_per_chunk
+        speed = (chunk - self._first) * steps / max(now - self._started, 1e-9)
+        weights = [mean_or_none(row["expert_weight"]) for row in rows]
+        return Status(
+            steps=chunk * steps,
+            total=self._schedule.chunks * steps,
+            steps_per_s=speed * self._config.num_seeds,
+            seconds_left=(self._schedule.chunks - chunk) * steps / speed,
+            return_per_agent=self._score,
+            expert_weight=mean_or_none(weights) or 0.0,
+        )
+
+
+def _report(run: _Run, state: TrainState) -> dict[str, Any]:
+    """Evaluate, draw, and write the summary, whose presence says that the run has finished."""
+    setup, config = run.setup, run.setup.config
+    rows = read_metrics(run.path)
+    summary = _summary(run, state, rows)
+    references = {
+        "instructions alone": summary["instructions_return_per_agent"],
+        "random actions": summary["random_return_per_agent"],
+    }
+    draw_learning_curve(run.path / CURVE, rows, references)
+    first = jax.tree.map(lambda x: x[0], state.parameters)
+    key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 1)
+    draw_episodes(run.path / ANIMATION, setup.environment, policy_chooser(setup.policy, first), key)
+    write_summary(run.path, summary)
+    print_summary(run.console, summary, run.path)
+    return summary
+
+
+def _summary(run: _Run, state: TrainState, rows: Sequence[Row]) -> dict[str, Any]:
+    setup, config, schedule = run.setup, run.setup.config, run.setup.schedule
+    steps, wall_s = schedule.chunks * schedule.steps_per_chunk, rows[-1]["wall_s"]
+    key, episodes = jax.random.key(config.evaluation.seed), config.evaluation.episodes
+    at_random = jax.jit(lambda key: jnp.mean(play(setup.environment, random_chooser, key, episodes)[0]))
+    instructions = None if setup.demonstrations is None else jnp.mean(setup.demonstrations.returns(key, episodes))
+    return {
+        "algorithm": config.algorithm,
+        "experiment": config.experiment,
+        "env_steps": steps,
+        "wall_s": wall_s,
+        "compile_s": round(run.program.compile_s, 6),
+        "steps_per_s": round(steps * config.num_seeds / wall_s, 1),
+        "return_per_agent": [_finite(value) for value in greedy_returns(setup, state.parameters)],
+        "random_return_per_agent": _finite(at_random(key)),
+        "instructions_return_per_agent": None if instructions is None else _finite(instructions),
+        "evaluation_episodes": episodes,
+        "num_agents": setup.environment.num_agents,
+        "seeds": [config.seed + index for index in range(config.num_seeds)],
+        "chunks": schedule.chunks,
+        "updates": schedule.chunks * schedule.updates_per_chunk,
+        "versions": {"leed_jax": __version__, "jax": jax.__version__},
+        "device": describe_device(),
+    }
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,211 @@
+"""Tiny environments whose returns and values are known, and small helpers around them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from leed_jax.environment import TimeStep
+from leed_jax.instructions import Command, Parameter, Vocabulary
+from leed_jax.train import Hyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Steady:
+    """Agent i earns `i + 1` at every step, whatever it does, in episodes of `max_steps` steps.
+
+    Attributes:
+        terminates: episodes end by termination; otherwise by a time limit.
+        sees_time: agents observe the number of the step, one-hot; otherwise always the same number.
+        random_length: an episode is over after one to `max_steps` steps, drawn at its start.
+    """
+
+    num_agents: int = 2
+    max_steps: int = 1
+    terminates: bool = True
+    sees_time: bool = False
+    random_length: bool = False
+    num_actions: int = 2
+
+    @property
+    def observation_size(self) -> int:
+        return self.max_steps + 1 if self.sees_time else 1
+
+    def reset(self, key: Any) -> tuple[Any, TimeStep]:
+        shortest = 1 if self.random_length else self.max_steps
+        length = jax.random.randint(key, (), shortest, self.max_steps + 1)
+        state = (jnp.zeros((), jnp.int32), length)
+        return state, self._time_step(state, jnp.zeros(self.num_agents))
+
+    def step(self, state: Any, action: Any, key: Any) -> tuple[Any, TimeStep]:
+        state = (state[0] + 1, state[1])
+        return state, self._time_step(state, self.reward(action))
+
+    def reward(self, action: Any) -> Any:
+        return jnp.arange(1.0, self.num_agents + 1)
+
+    def available(self, step: Any) -> Any:
+        return jnp.ones((self.num_agents, self.num_actions), bool)
+
+    def _time_step(self, state: Any, reward: Any) -> TimeStep:
+        step, length = state
+        row = jax.nn.one_hot(step, self.max_steps + 1) if self.sees_time else jnp.ones(1)
+        observation = jnp.tile(row, (self.num_agents, 1))
+        over = step >= length
+        return TimeStep(
+            observation=observation,
+            final_observation=observation,
+            reward=reward,
+            terminated=jnp.full(self.num_agents, over & self.terminates),
+            truncated=over & (not self.terminates),
+            available_actions=self.available(step),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(Steady):
+    """Agent i earns 1 for action `(i + 1) % num_actions` and nothing for any other."""
+
+    num_actions: int = 3
+
+    def reward(self, action: Any) -> Any:
+        return (action == self.best_action()).astype(jnp.float32)
+
+    def best_action(self) -> Any:
+        return (jnp.arange(self.num_agents) + 1) % self.num_actions
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing(Steady):
+    """Nobody ever earns anything."""
+
+    num_actions: int = 3
+
+    def reward(self, action: Any) -> Any:
+        return jnp.zeros(self.num_agents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked(Steady):
+    """Only action `step % num_actions` is available at each step."""
+
+    num_actions: int = 3
+    max_steps: int = 4
+
+    def available(self, step: Any) -> Any:
+        return jnp.tile(jnp.arange(self.num_actions) == step % self.num_actions, (self.num_agents, 1))
+
+
+@struct.dataclass
+class LineState:
+    """Where the agents are on the line, and the time."""
+
+    position: Any
+    step: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Agents walk on a line of marks, one mark a step, and earn the number of the mark that they reach.
+
+    All start at mark 0. Every action is one (command, parameter) pair, `command * len(parameters) + parameter`, so that
+    the recorded actions of an executed plan show which instruction was in force. `Walk` takes as many steps as the mark
+    is away (at least one), `Stay` is never done, and agent_1 may not go to mark_4.
+    """
+
+    num_agents: int = 2
+    max_steps: int = 8
+    marks: int = 5
+
+    @property
+    def observation_size(self) -> int:
+        return 1
+
+    @property
+    def num_actions(self) -> int:
+        return 2 * (self.marks + 1)
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        last = self.marks - 1
+        names = tuple(f"mark_{i}" for i in range(self.marks))
+        barred = [frozenset({"agent_1"}) if i == last else frozenset() for i in range(self.marks)]
+        parameters = (*map(Parameter, names, ["A mark."] * self.marks, barred), Parameter("forever", "To the end."))
+        commands = (Command("Walk", "Go there.", names), Command("Stay", "Stand still.", ("forever",)))
+        return Vocabulary(commands, parameters, tuple(f"agent_{i}" for i in range(self.num_agents)))
+
+    def describe(self) -> str:
+        return "A line."
+
+    def reset(self, key: Any) -> tuple[LineState, TimeStep]:
+        state = LineState(jnp.zeros(self.num_agents, jnp.int32), jnp.zeros((), jnp.int32))
+        return state, self._time_step(state, jnp.zeros(self.num_agents))
+
+    def step(self, state: LineState, action: Any, key: Any) -> tuple[LineState, TimeStep]:
+        command, parameter = action // (self.marks + 1), action % (self.marks + 1)
+        walks = (command == 0) & (parameter < self.marks)
+        move = jnp.where(walks, jnp.sign(parameter - state.position), 0)
+        state = LineState(state.position + move, state.step + 1)
+        return state, self._time_step(state, state.position.astype(jnp.float32))
+
+    def act(self, state: LineState, command: Any, parameter: Any) -> Any:
+        return command * (self.marks + 1) + parameter
+
+    def achieved(self, state: LineState, command: Any, parameter: Any) -> Any:
+        return (command == 0) & (state.position == parameter)
+
+    def _time_step(self, state: LineState, reward: Any) -> TimeStep:
+        observation = state.position[:, None].astype(jnp.float32)
+        return TimeStep(
+            observation=observation,
+            final_observation=observation,
+            reward=reward,
+            terminated=jnp.zeros(self.num_agents, bool),
+            truncated=state.step >= self.max_steps,
+            available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """Any environment, with a list that grows whenever its step is traced."""
+
+    environment: Any
+    traces: list[str] = dataclasses.field(default_factory=list, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.environment, name)
+
+    def step(self, state: Any, action: Any, key: Any) -> Any:
+        self.traces.append("step")
+        return self.environment.step(state, action, key)
+
+
+HYPER = Hyper(
+    learning_rate=1e-2,
+    learning_rate_decay=0.0,
+    total_updates=1000.0,
+    discount=0.9,
+    gae_lambda=0.95,
+    clip_epsilon=0.2,
+    entropy_coefficient=0.0,
+    value_coefficient=0.5,
+    max_grad_norm=10.0,
+    expert_weight=1.0,
+    expert_decay_updates=1000.0,
+)
+"""Settings with which a probe is learnt in some hundred updates."""
+
+
+def actions_of(line: Line, *instructions: tuple[str, str]) -> list[int]:
+    """The actions by which `Line` shows that these instructions were in force, one a step."""
+    words = line.vocabulary
+    return [words.command_index[c] * len(words.parameters) + words.parameter_index[p] for c, p in instructions]
+
+
+def at_step(tree: Any, *index: int) -> Any:
+    """One entry of each array of a tree."""
+    return jax.tree.map(lambda x: x[index], tree)

@@ -1,0 +1,164 @@
+import dataclasses
+
+import pytest
+import tiny_run
+
+from leed_jax import config as config_module
+from leed_jax.config import Config, check_config, environment_identity, from_dictionary, make_environment, to_dictionary
+from leed_jax.errors import ConfigurationError, EnvironmentContractError
+from leed_jax.objectives import SCHEDULES
+from leed_jax.options import nearest, options
+from leed_jax.policy import ACTIVATIONS
+
+SPREAD = "leed_jax.envs.mpe_spread:SimpleSpread"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(tiny_run.Walk):
+    sizes: list[int] = dataclasses.field(default_factory=lambda: [1, 2])
+    nested: list[list[int]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halfway:
+    num_agents: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Picky:
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size > 1:
+            raise ValueError("size is too large")
+
+
+def test_a_dictionary_and_the_dataclasses_are_inverse():
+    config = Config(env={"name": SPREAD, "num_agents": 5}, num_envs=7, out="x")
+    config.ppo.minibatches = 2
+    config.demonstrations.episodes = 9
+    values = to_dictionary(config)
+    assert values["ppo"]["minibatches"] == 2
+    assert from_dictionary(values) == config
+
+
+def test_defaults_are_not_shared_between_configurations():
+    first = Config(env={})
+    first.network.hidden_sizes.append(1)
+    assert Config(env={}).network.hidden_sizes == [64, 64]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"nm_envs": 3}, ["nm_envs", "Did you mean num_envs?"]),
+        ({"ppo": {"learning_rat": 0.1}}, ["ppo.learning_rat", "Did you mean ppo.learning_rate?"]),
+        ({"num_envs": "many"}, ["num_envs", "many"]),
+        ({"ppo": {"epochs": 1.5}}, ["ppo.epochs", "1.5"]),
+        ({"ppo": 3}, ["PPOConfig", "3"]),
+        ({"num_envs": 0}, ["num_envs=0", "at least 1"]),
+        ({"seed": -1}, ["seed=-1", "between 0"]),
+        ({"algorithm": "lead"}, ["algorithm=lead", "leed, ippo"]),
+        ({"expert": {"schedule": "cubic"}}, ["expert.schedule=cubic", "cosine"]),
+        ({"network": {"activation": "step"}}, ["network.activation=step", "tanh"]),
+        ({"network": {"hidden_sizes": []}}, ["network.hidden_sizes", "[64,64]"]),
+        ({"network": {"hidden_sizes": [4, 0]}}, ["network.hidden_sizes", "at least 1"]),
+        ({"evaluation": {"episodes": 255}}, ["evaluation.episodes=255", "256"]),
+        ({"demonstrations": {"episodes": 0}}, ["demonstrations.episodes=0", "null"]),
+        ({"ppo": {"minibatches": 5000}}, ["ppo.minibatches=5000", "3328 samples"]),
+        ({"total_steps": 10}, ["total_steps=10", "3328"]),
+    ],
+)
+def test_bad_values_are_named_with_the_mend(values, words):
+    with pytest.raises(ConfigurationError) as caught:
+        from_dictionary({"env": {"name": SPREAD}, **values})
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_environment_is_required():
+    with pytest.raises(ConfigurationError, match="env has no value"):
+        from_dictionary({"num_envs": 3})
+
+
+def test_smallest_values_are_accepted():
+    config = Config(env={"name": SPREAD}, num_envs=1, rollout_steps=1, total_steps=1)
+    config.ppo.minibatches = 1
+    config.evaluation.episodes = 256
+    check_config(config)
+
+
+def test_every_key_has_a_meaning_and_every_choice_is_in_it():
+    listed = {option.key: option for option in options(Config)}
+    assert [option.key for option in listed.values() if not option.section and not option.meaning] == []
+    assert all(name in listed["expert.schedule"].meaning for name in SCHEDULES)
+    assert all(name in listed["network.activation"].meaning for name in ACTIVATIONS)
+    assert all(name in listed["algorithm"].meaning for name in config_module.ALGORITHMS)
+    assert all(name in listed["llm.response_format"].meaning for name in config_module.RESPONSE_FORMATS)
+    assert str(config_module.MINIMUM_EVALUATION_EPISODES) in listed["evaluation.episodes"].meaning
+
+
+def test_options_know_whole_numbers_and_sections():
+    listed = {option.key: option for option in options(Config)}
+    assert listed["num_envs"].whole
+    assert listed["demonstrations.episodes"].whole
+    assert not listed["ppo.learning_rate"].whole
+    assert not listed["out"].whole
+    assert listed["ppo"].section
+    assert listed["ppo.epochs"].default == 4
+
+
+def test_nearest_compares_last_parts_too():
+    known = ["num_envs", "ppo.learning_rate", "expert.weight"]
+    assert nearest("nun_envs", known) == "num_envs"
+    assert nearest("learning_rates", known) == "ppo.learning_rate"
+    assert nearest("xyzzy", known) is None
+
+
+def test_an_environment_is_built_from_its_fields():
+    environment = make_environment({"name": SPREAD, "num_agents": 4, "num_landmarks": None})
+    assert (environment.num_agents, environment.num_landmarks) == (4, None)
+    assert environment_identity(environment)["name"] == SPREAD
+    assert environment_identity(environment)["config"]["num_agents"] == 4
+
+
+def test_lists_become_tuples_so_that_environments_are_hashable():
+    environment = make_environment({"name": f"{__name__}:Listed", "nested": [[1], [2, 3]]})
+    assert environment.sizes == (1, 2)
+    assert environment.nested == ((1,), (2, 3))
+    hash(environment)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["env.name=''", "package.module:Class"]),
+        ({"name": "mpe_spread"}, ["mpe_spread", "package.module:Class"]),
+        ({"name": ":Class"}, ["package.module:Class"]),
+        ({"name": "no_such_package.there:Class"}, ["no_such_package", "installed"]),
+        ({"name": "leed_jax.envs.mpe_spread:Spread"}, ["leed_jax.envs.mpe_spread", "Spread"]),
+        ({"name": "leed_jax.config:check_config"}, ["check_config", "dataclass"]),
+        ({"name": SPREAD, "num_agent": 3}, ["env.num_agent", "SimpleSpread takes: num_agents, num_landmarks"]),
+        ({"name": SPREAD, "num_agents": "three"}, ["env.num_agents", "three", "takes: num_agents"]),
+        ({"name": SPREAD, "num_agents": 0}, ["num_agents"]),
+        ({"name": f"{__name__}:Picky", "size": 2}, ["Picky", "size is too large", "takes: size"]),
+        ({"name": "tiny_broken:Class"}, ["tiny_broken", "RuntimeError", "broken at import"]),
+    ],
+)
+def test_bad_environments_are_named_with_the_mend(values, words, tmp_path, monkeypatch):
+    (tmp_path / "tiny_broken.py").write_text("raise RuntimeError('broken at import')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigurationError) as caught:
+        make_environment(values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_class_without_the_protocol_is_refused():
+    with pytest.raises(EnvironmentContractError, match="it lacks observation_size, num_actions"):
+        make_environment({"name": f"{__name__}:Halfway"})
+
+
+def test_a_class_may_stand_in_any_importable_module():
+    assert make_environment({"name": "tiny_run:Walk", "max_steps": 7}) == tiny_run.Walk(max_steps=7)

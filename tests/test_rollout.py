@@ -1,0 +1,78 @@
+"""Experience from parallel environments."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from probes import Choice, Masked, Steady
+
+from leed_jax.environment import AutoReset
+from leed_jax.policy import Policy
+from leed_jax.rollout import all_logits, all_values, collect, start_actors
+
+
+def gather(environment: Any, steps: int, rollouts: int = 1, envs: int = 3) -> tuple[Policy, Any, list[Any]]:
+    policy = Policy(environment.num_actions, environment.observation_size, (4,))
+    parameters = policy.init_agents(jax.random.key(0), environment.num_agents)
+    actors = start_actors(environment, jax.random.key(1), envs)
+    found = []
+    run = jax.jit(lambda actors, key: collect(AutoReset(environment), policy, parameters, actors, key, steps))
+    for index in range(rollouts):
+        actors, rollout = run(actors, jax.random.key(index))
+        found.append(rollout)
+    return policy, parameters, found
+
+
+def test_a_rollout_goes_on_where_the_last_one_ended() -> None:
+    _, _, (first, second) = gather(Steady(max_steps=3, sees_time=True), 2, rollouts=2)
+    over = np.concatenate([first.episode_over, second.episode_over])
+    np.testing.assert_array_equal(over, np.tile([[False], [False], [True], [False]], 3))
+    returns = np.concatenate([first.episode_return, second.episode_return])
+    np.testing.assert_array_equal(returns[:, 0], [[1, 2], [2, 4], [3, 6], [1, 2]])
+    seen = np.argmax(np.concatenate([first.observation, second.observation]), axis=-1)
+    np.testing.assert_array_equal(seen[:, 0, 0], [0, 1, 2, 0])
+
+
+def test_values_and_likelihoods_are_those_of_the_acting_policy() -> None:
+    policy, parameters, (rollout,) = gather(Choice(num_agents=2, max_steps=2, sees_time=True), 4)
+    logits = jax.vmap(lambda o, a: all_logits(policy, parameters, o, a))(rollout.observation, rollout.available_actions)
+    log_probs = jax.nn.log_softmax(logits)
+    expected = jnp.take_along_axis(log_probs, rollout.action[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(rollout.log_prob, expected, rtol=1e-5)
+    values = jax.vmap(lambda o: all_values(policy, parameters, o))(rollout.observation)
+    np.testing.assert_allclose(rollout.value, values, rtol=1e-5, atol=1e-6)
+    # The reward tells which action was taken.
+    np.testing.assert_array_equal(rollout.reward, rollout.action == jnp.array([1, 2]))
+
+
+def test_the_next_value_is_that_of_the_old_episodes_end() -> None:
+    environment = Steady(max_steps=2, sees_time=True)
+    policy, parameters, (rollout,) = gather(environment, 4)
+    by_step = all_values(policy, parameters, jnp.tile(jnp.eye(3)[:, None], (1, 2, 1)))
+    np.testing.assert_allclose(rollout.value[:, 0], by_step[jnp.array([0, 1, 0, 1])], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rollout.next_value[:, 0], by_step[jnp.array([1, 2, 1, 2])], rtol=1e-5, atol=1e-6)
+
+
+def test_each_agent_acts_on_its_own_parameters() -> None:
+    policy, parameters, _ = gather(Steady(), 1)
+    observation, available = jnp.ones((3, 2, 1)), jnp.ones((3, 2, 2), bool)
+    for i in range(2):
+        own = jax.tree.map(lambda x, i=i: x[i], parameters)
+        expected = policy.logits(own, observation[:, i], available[:, i]), policy.value(own, observation[:, i])
+        np.testing.assert_allclose(all_logits(policy, parameters, observation, available)[:, i], expected[0], rtol=1e-5)
+        np.testing.assert_allclose(all_values(policy, parameters, observation)[:, i], expected[1], rtol=1e-5)
+
+
+def test_only_available_actions_are_taken() -> None:
+    _, _, (rollout,) = gather(Masked(), 9)
+    expected = np.array([0, 1, 2, 0, 0, 1, 2, 0, 0])
+    np.testing.assert_array_equal(rollout.action, np.broadcast_to(expected[:, None, None], (9, 3, 2)))
+    np.testing.assert_allclose(rollout.log_prob, 0.0, atol=1e-6)
+
+
+def test_termination_and_time_limit_are_told_apart() -> None:
+    for terminates in (True, False):
+        _, _, (rollout,) = gather(Steady(terminates=terminates), 2)
+        assert np.all(rollout.episode_over)
+        assert np.all(np.asarray(rollout.terminated) == terminates)

@@ -1,0 +1,302 @@
+"""Policy optimisation on probes whose values and best actions are known."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import HYPER, Choice, Nothing, Steady, Traced, at_step
+
+from leed_jax.instructions import Trajectory
+from leed_jax.policy import Policy
+from leed_jax.rollout import Rollout, all_logits, all_values
+from leed_jax.train import (
+    ExpertSamples,
+    TrainSettings,
+    _agent_batches,
+    expert_samples,
+    init_state,
+    make_train_chunk,
+)
+
+SETTINGS = TrainSettings(
+    num_envs=8, rollout_steps=4, updates_per_chunk=100, epochs=2, minibatches=2, expert_batch_size=16
+)
+ONE = dataclasses.replace(SETTINGS, updates_per_chunk=1)
+
+
+@functools.cache
+def learner(environment: Any, settings: TrainSettings = SETTINGS) -> tuple[Policy, Any, Any]:
+    """The policy, a compiled start and a compiled chunk."""
+    policy = Policy(environment.num_actions, environment.observation_size, (16,))
+    start = jax.jit(functools.partial(init_state, environment, policy, settings))
+    return policy, start, jax.jit(make_train_chunk(environment, policy, settings))
+
+
+def learn(environment: Any, experts: ExpertSamples | None = None, chunks: int = 1, **changes: float) -> tuple[Any, Any]:
+    _, start, chunk = learner(environment)
+    state = start(jax.random.key(0))
+    for _ in range(chunks):
+        state, metrics = chunk(state, experts, HYPER.replace(**changes))
+    return state, metrics
+
+
+def constant_observation(environment: Any) -> Any:
+    return jnp.ones((1, environment.num_agents, 1))
+
+
+def values(environment: Any, state: Any) -> np.ndarray:
+    return np.asarray(all_values(learner(environment)[0], state.parameters, constant_observation(environment)))[0]
+
+
+def probabilities(environment: Any, state: Any) -> np.ndarray:
+    available = jnp.ones((1, environment.num_agents, environment.num_actions), bool)
+    logits = all_logits(learner(environment)[0], state.parameters, constant_observation(environment), available)
+    return np.asarray(jax.nn.softmax(logits))[0]
+
+
+def advice(actions: list[int], rows: int = 5, num_actions: int = 3) -> ExpertSamples:
+    """Every agent's expert always takes one and the same action, in the probes that always look the same."""
+    agents = len(actions)
+    return ExpertSamples(
+        observation=jnp.ones((agents, rows, 1)),
+        available_actions=jnp.ones((agents, rows, num_actions), bool),
+        action=jnp.tile(jnp.array(actions, jnp.int32)[:, None], (1, rows)),
+        weight=jnp.ones((agents, rows)),
+    )
+
+
+# --- what is learnt ---------------------------------------------------------------------------------------------
+
+
+def test_a_single_step_is_worth_its_reward() -> None:
+    environment = Steady()
+    state, metrics = learn(environment, chunks=2)
+    np.testing.assert_allclose(values(environment, state), [1, 2], atol=0.02)
+    assert np.all(metrics["value_loss"] < 1e-2)
+
+
+def test_a_time_limit_does_not_end_the_value() -> None:
+    environment = Steady(max_steps=4, terminates=False)
+    state, _ = learn(environment, chunks=4, discount=0.8)
+    np.testing.assert_allclose(values(environment, state), [1 / (1 - 0.8), 2 / (1 - 0.8)], rtol=0.02)
+
+
+def test_a_termination_ends_the_value() -> None:
+    environment = Steady(max_steps=3, sees_time=True)
+    state, _ = learn(environment, chunks=3, discount=0.5)
+    steps = jnp.tile(jnp.eye(4)[:3, None], (1, 2, 1))
+    found = all_values(learner(environment)[0], state.parameters, steps)
+    np.testing.assert_allclose(found, np.outer([1.75, 1.5, 1], [1, 2]), atol=0.05)
+
+
+def test_the_action_that_earns_is_learnt() -> None:
+    environment = Choice(num_agents=4)
+    state, metrics = learn(environment)
+    best = np.asarray(environment.best_action())
+    np.testing.assert_array_equal(np.argmax(probabilities(environment, state), axis=1), best)
+    assert np.all(probabilities(environment, state)[np.arange(4), best] > 0.9)
+    assert np.all(metrics["return_per_agent"] > 0.5)
+
+
+def test_each_agent_imitates_its_own_expert() -> None:
+    environment = Nothing(num_agents=3)
+    state, metrics = learn(environment, advice([2, 0, 1]))
+    found = probabilities(environment, state)
+    assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
+    assert np.all(metrics["expert_loss"] < 0.5)
+    np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
+
+
+def test_samples_without_weight_say_nothing() -> None:
+    environment = Nothing(num_agents=3)
+    experts = advice([2, 0, 1])
+    padding = jnp.arange(5) >= 2
+    padded = experts.replace(
+        action=jnp.where(padding, 1 - experts.action // 2, experts.action),
+        weight=jnp.where(padding, 0.0, experts.weight),
+    )
+    assert np.any(padded.action != experts.action)
+    state, _ = learn(environment, padded)
+    assert np.all(probabilities(environment, state)[[0, 1, 2], [2, 0, 1]] > 0.95)
+
+
+# --- one update -------------------------------------------------------------------------------------------------
+
+CHOICE = Choice(num_agents=3)
+
+
+def step(experts: ExpertSamples | None = None, start: Any = None, seed: int = 0, **changes: float) -> Any:
+    _, begin, chunk = learner(CHOICE, ONE)
+    return chunk(begin(jax.random.key(seed)) if start is None else start, experts, HYPER.replace(**changes))[0]
+
+
+def same(left: Any, right: Any, agent: int) -> bool:
+    pairs = zip(jax.tree.leaves(left.parameters), jax.tree.leaves(right.parameters), strict=True)
+    return all(np.array_equal(a[agent], b[agent]) for a, b in pairs)
+
+
+def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_another_agents_expert_is_none_of_ones_business() -> None:
+    left, right = step(advice([0, 1, 2])), step(advice([0, 2, 2]))
+    assert [same(left, right, agent) for agent in range(3)] == [True, False, True]
+
+
+def test_another_agents_parameters_are_none_of_ones_business() -> None:
+    state = learner(CHOICE, ONE)[1](jax.random.key(0))
+    changed = jax.tree.map(lambda x: x.at[1].multiply(2.0), state.parameters)
+    left, right = step(start=state), step(start=state.replace(parameters=changed))
+    assert [same(left, right, agent) for agent in range(3)] == [True, False, True]
+
+
+def test_experts_without_weight_are_as_none() -> None:
+    experts = advice([0, 1, 2])
+    alone = step(None)
+    assert_close(alone.parameters, step(experts, expert_weight=0.0).parameters)
+    assert_close(alone.parameters, step(experts.replace(weight=jnp.zeros((3, 5)))).parameters)
+    assert not same(alone, step(experts), 0)
+
+
+def test_an_expert_that_has_faded_is_as_none() -> None:
+    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.array(10))
+    faded = step(advice([0, 1, 2]), late, expert_decay_updates=10.0)
+    assert_close(step(None, late).parameters, faded.parameters)
+
+
+def test_the_learning_rate_falls_to_nothing() -> None:
+    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.array(500))
+    half = step(start=late, learning_rate_decay=1.0)
+    assert_close(half.parameters, step(start=late, learning_rate=HYPER.learning_rate / 2).parameters)
+    last = late.replace(update=jnp.array(1000))
+    stopped = step(start=last, learning_rate_decay=1.0)
+    assert all(same(last, stopped, agent) for agent in range(3))
+    assert not same(last, step(start=last), 0)
+
+
+def test_everything_is_stacked_by_agent() -> None:
+    state = step()
+    leaves = jax.tree.leaves((state.parameters, state.optimiser_state))
+    assert all(leaf.shape[0] == 3 for leaf in leaves)
+    assert int(state.update) == 1
+
+
+def test_seeds_side_by_side_are_single_runs() -> None:
+    _, begin, chunk = learner(CHOICE, ONE)
+    states = jax.vmap(begin)(jax.vmap(jax.random.key)(jnp.arange(2)))
+    stacked, _ = jax.jit(jax.vmap(chunk, in_axes=(0, None, None)))(states, advice([0, 1, 2]), HYPER)
+    for seed in range(2):
+        assert_close(at_step(stacked.parameters, seed), step(advice([0, 1, 2]), seed=seed).parameters)
+    assert not np.allclose(*jax.tree.leaves(stacked.parameters)[1][:, 0], atol=1e-3)
+
+
+def test_hyperparameters_side_by_side_are_single_runs() -> None:
+    _, begin, chunk = learner(CHOICE, ONE)
+    rates, weights = [1e-3, 1e-2], [0.5, 0.0]
+    hyper = jax.tree.map(lambda x: jnp.full(2, x), HYPER)
+    hyper = hyper.replace(learning_rate=jnp.array(rates), expert_weight=jnp.array(weights))
+    swept, metrics = jax.jit(jax.vmap(chunk, in_axes=(None, None, 0)))(
+        begin(jax.random.key(0)), advice([0, 1, 2]), hyper
+    )
+    np.testing.assert_allclose(metrics["expert_weight"], np.tile(np.array(weights)[:, None], 3))
+    for index in range(2):
+        alone = step(advice([0, 1, 2]), learning_rate=rates[index], expert_weight=weights[index])
+        assert_close(at_step(swept.parameters, index), alone.parameters)
+
+
+def test_chunks_are_traced_once_and_give_their_buffers_away() -> None:
+    environment = Traced(CHOICE)
+    policy, begin, chunk = learner(CHOICE, ONE)
+    donating = jax.jit(make_train_chunk(environment, policy, ONE), donate_argnums=0)
+    state, expected = begin(jax.random.key(0)), begin(jax.random.key(0))
+    traces = []
+    for _ in range(3):
+        given = state
+        state, _ = donating(given, None, HYPER)
+        expected, _ = chunk(expected, None, HYPER)
+        traces.append(len(environment.traces))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.parameters))
+    assert traces[0] > 0
+    assert traces == [traces[0]] * 3
+    assert_close(state.parameters, expected.parameters)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_per_agent() -> None:
+    _, begin, chunk = learner(CHOICE, ONE)
+    losses = {"surrogate_loss", "value_loss", "entropy", "approximate_kl", "expert_weight", "return_per_agent"}
+    _, alone = chunk(begin(jax.random.key(0)), None, HYPER)
+    _, taught = chunk(begin(jax.random.key(0)), advice([0, 1, 2]), HYPER)
+    assert set(alone) == losses
+    assert set(taught) == losses | {"expert_loss"}
+    for metrics in (alone, taught):
+        assert all(value.shape == (3,) and np.all(np.isfinite(value)) for value in metrics.values())
+    np.testing.assert_array_equal(alone["expert_weight"], np.zeros(3))
+    np.testing.assert_allclose(taught["expert_weight"], np.ones(3))
+    np.testing.assert_allclose(alone["entropy"], np.log(3), rtol=0.02)
+
+
+@pytest.mark.parametrize(("max_steps", "returns"), [(3, [[3, 6]] * 3), (8, [[np.nan] * 2, [8, 16], [np.nan] * 2])])
+def test_the_return_is_that_of_the_episodes_that_ended(max_steps: int, returns: list) -> None:
+    _, begin, chunk = learner(Steady(max_steps=max_steps, terminates=False), ONE)
+    state = begin(jax.random.key(0))
+    for expected in returns:
+        state, metrics = chunk(state, None, HYPER)
+        np.testing.assert_allclose(metrics["return_per_agent"], expected, rtol=1e-6)
+
+
+# --- arrangement ------------------------------------------------------------------------------------------------
+
+
+def test_demonstrations_become_each_agents_own_table() -> None:
+    episodes, steps, agents = 2, 3, 2
+    count = jnp.arange(episodes * steps * agents).reshape(episodes, steps, agents)
+    samples = expert_samples(
+        Trajectory(
+            observation=count[..., None].astype(jnp.float32),
+            action=count,
+            reward=jnp.zeros(count.shape),
+            available_actions=jnp.ones((*count.shape, 4), bool),
+            active=jnp.array([[True, True, False], [True, False, False]]),
+        )
+    )
+    np.testing.assert_array_equal(samples.action, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]])
+    np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
+    np.testing.assert_array_equal(samples.weight, [[1, 1, 0, 1, 0, 0]] * 2)
+    assert samples.available_actions.shape == (2, 6, 4)
+
+
+def test_for_an_agent_that_has_terminated_the_episode_is_over() -> None:
+    shape = (3, 1, 2)
+
+    def batches(last_reward: float) -> Any:
+        zeros = jnp.zeros(shape)
+        return _agent_batches(
+            Rollout(
+                observation=zeros[..., None],
+                available_actions=jnp.ones((*shape, 2), bool),
+                action=zeros.astype(jnp.int32),
+                log_prob=zeros,
+                value=zeros,
+                next_value=jnp.ones(shape),
+                reward=zeros.at[2].set(last_reward),
+                terminated=jnp.array([[[True, False]], [[True, False]], [[True, False]]]),
+                episode_over=jnp.array([[False], [False], [True]]),
+                episode_return=zeros,
+            ),
+            HYPER,
+        )
+
+    quiet, loud = batches(0.0), batches(100.0)
+    np.testing.assert_array_equal(quiet.advantage[0, :2], [0, 0])
+    np.testing.assert_array_equal(loud.advantage[0, :2], [0, 0])
+    assert np.all(loud.advantage[1] > quiet.advantage[1])
+    np.testing.assert_array_equal(loud.target, loud.advantage)
