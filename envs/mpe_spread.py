@@ -28,7 +28,7 @@ CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 0.001
 
 # Distances at which commands count as done, in the unit of the arena, which spans [-1, 1] at the start.
-ARRIVED = 0.15
+ARRIVED = 0.1
 TOUCHING = 2 * AGENT_RADIUS + 0.05
 CLEAR = 4 * AGENT_RADIUS
 SLOW = 0.05
@@ -176,8 +176,8 @@ class SimpleSpread:
             Parameter("nearest_landmark", "Whichever landmark is nearest to the agent at the moment."),
             Parameter(
                 "nearest_unclaimed_landmark",
-                "The nearest landmark that no other agent is nearer to or has been told to move to, so that agents "
-                "with this parameter all go to different landmarks.",
+                "The nearest landmark that no other agent is nearer to, has been told to move to, or holds on, so "
+                "that agents with this parameter all go to different landmarks.",
             ),
             Parameter("origin", "The centre of the arena."),
             Parameter("nearest_agent", "Whichever other agent is nearest at the moment."),
@@ -188,7 +188,11 @@ class SimpleSpread:
         places = (*landmarks, "nearest_landmark", "nearest_unclaimed_landmark", "origin")
         others = (*agents, "nearest_agent") if self.num_agents > 1 else ()
         commands = (
-            Command("MoveTo", "Go there and stay there; done on arrival.", places + others),
+            Command(
+                "MoveTo",
+                "Go there and stay there; done when the agent is there and slow enough to stay.",
+                places + others,
+            ),
             Command("Hold", "Brake and stand still.", ("until_end", "until_clear", "until_slow")),
             Command("KeepAway", f"Move away from that agent; done at a distance of {CLEAR:g}.", others),
         )
@@ -210,7 +214,9 @@ class SimpleSpread:
         index = self.vocabulary.parameter_index
         first, last = self.landmarks, self.landmarks + self.num_agents
         is_agent = ((parameter >= first) & (parameter < last)) | (parameter == index["nearest_agent"])
-        arrived = distance <= jnp.where(is_agent, TOUCHING, ARRIVED)
+        # An agent that races past a place has not arrived: it would come to rest somewhere else.
+        rest = jnp.linalg.norm(target - (state.position + state.velocity * STEP_S / DAMPING), axis=-1)
+        arrived = jnp.where(is_agent, distance <= TOUCHING, jnp.maximum(distance, rest) <= ARRIVED)
         clear = jnp.min(_distance_to_others(state.position), axis=-1) >= CLEAR
         slow = jnp.linalg.norm(state.velocity, axis=-1) <= SLOW
         waited = jnp.where(parameter == index["until_clear"], clear, (parameter == index["until_slow"]) & slow)
@@ -223,6 +229,7 @@ class SimpleSpread:
         named = (command == MOVE_TO) & (parameter < self.landmarks)
         claimed = jnp.zeros(self.landmarks, bool).at[jnp.where(named, parameter, self.landmarks)].set(True, mode="drop")
         seeking = (command == MOVE_TO) & (parameter == index["nearest_unclaimed_landmark"])
+        claimed |= jnp.any((distance <= AGENT_RADIUS) & (command == HOLD)[:, None], axis=0)
         nearest = jnp.argmin(distance, axis=-1)
         unclaimed = _match(distance, seeking, claimed, nearest)
         nearest_agent = jnp.argmin(_distance_to_others(state.position), axis=-1)
@@ -267,7 +274,8 @@ def _add_circle(axes: Any, **options: Any) -> None:
 @functools.cache
 def _others(num_agents: int) -> np.ndarray:
     """For each agent the positions of all others, in order: an integer array `[A, A-1]`."""
-    return np.array([[j for j in range(num_agents) if j != i] for i in range(num_agents)], np.int32).reshape(num_agents, -1)
+    others = [[j for j in range(num_agents) if j != i] for i in range(num_agents)]
+    return np.array(others, np.int32).reshape(num_agents, num_agents - 1)
 
 
 def _distance(left: Float[Array, "M 2"], right: Float[Array, "N 2"]) -> Float[Array, "M N"]:
@@ -339,8 +347,8 @@ def _thrust(wanted: Float[Array, "A 2"], least: float) -> Int[Array, "A"]:
 def _steer(state: SpreadState, goal: Float[Array, "A 2"]) -> Int[Array, "A"]:
     """Thrust along the axis with the larger error between the goal and where the agent will be in a moment.
 
-    Looking three steps ahead brakes in time: unpowered, velocity v covers v dt (1 + (1-d) + (1-d)^2). An error of less than
-    half of what one thrust moves, a dt^2, is left as it is.
+    Looking three steps ahead brakes in time: unpowered, velocity v covers v dt (1 + (1-d) + (1-d)^2). An error of less
+    than half of what one thrust moves, a dt^2, is left as it is.
     """
     drift = STEP_S * sum((1 - DAMPING) ** i for i in range(3))
     error = goal - (state.position + state.velocity * drift)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from probes import Choice, Line
 
 from leed_jax.demonstrations import (
     ARRAYS,
@@ -23,7 +24,6 @@ from leed_jax.demonstrations import (
 from leed_jax.environment_class import make_environment
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import PrimitiveInstructions, compile_triples, stack_plans
-from probes import Choice, Line
 
 TRIPLES = [("Walk", "mark_3", "agent_0"), ("Walk", "mark_1", "agent_1"), ("Stay", "forever", "agent_1")]
 CAPACITY = 3
@@ -80,14 +80,14 @@ def test_noise_disturbs_what_is_done_and_not_what_is_recorded(tmp_path: Path) ->
 def test_a_set_of_plans_alone_needs_a_number_of_episodes(tmp_path: Path) -> None:
     loaded = load_demonstrations(str(write(tmp_path / "set", arrays=False)), Line())
     assert loaded.episodes(2).action.shape[0] == 2
-    with pytest.raises(DemonstrationError, match="demonstrations.episodes"):
+    with pytest.raises(DemonstrationError, match=r"set demonstrations\.episodes"):
         loaded.episodes()
 
 
 def test_a_missing_set_is_named_with_those_there_are() -> None:
-    with pytest.raises(DemonstrationError, match=r"demonstrations.path=no/such.*mpe_spread/"):
+    with pytest.raises(DemonstrationError, match=r"demonstrations\.path=no/such.*mpe_spread/"):
         find_set("no/such")
-    with pytest.raises(DemonstrationError, match="demonstrations.path is empty"):
+    with pytest.raises(DemonstrationError, match=r"demonstrations\.path is empty"):
         find_set("")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from loopback import closed_port, good, refusal, serving
+from probes import Choice, Line
 
 from leed_jax.config import GenerateConfig, LLMConfig
 from leed_jax.demonstrations import load_demonstrations
@@ -22,8 +24,6 @@ from leed_jax.generate.loop import round_requests
 from leed_jax.generate.prompt import reply_schema, task_message
 from leed_jax.instructions import PrimitiveInstructions
 from leed_jax.llm import ChatRequest, Reply, Usage
-from loopback import closed_port, good, refusal, serving
-from probes import Choice, Line
 
 FAR = [["Walk", "mark_3", "agent_0"], ["Walk", "mark_3", "agent_1"]]
 NEAR = [["Walk", "mark_1", "agent_0"], ["Walk", "mark_1", "agent_1"]]
@@ -103,7 +103,7 @@ def test_candidates_of_a_round_differ_in_seed_and_length_and_share_the_head() ->
     requests = round_requests(Line(), LLMConfig(model="m"), SMALL, 1, ["- A fact."], seed=100)
     assert [r.seed for r in requests] == [102, 103]
     assert "exactly one instruction" in requests[0].messages[-1].content
-    assert "at most 2 instructions" in requests[1].messages[-1].content
+    assert "1 to 2 instructions for each agent" in requests[1].messages[-1].content
     assert requests[0].messages[:-1] == requests[1].messages[:-1]
 
 
@@ -222,7 +222,7 @@ def test_replies_outlive_a_failure_and_are_not_asked_for_again(
 ) -> None:
     out = tmp_path / "set"
     settings = ("llm.max_attempts=1", "llm.concurrency=1")
-    status, first = call([good(text(SPREAD)), good(text(SPREAD)), refusal(401)], out, *settings)
+    status, _ = call([good(text(SPREAD)), good(text(SPREAD)), refusal(401)], out, *settings)
     assert status == 2
     assert "401" in capsys.readouterr().err
     status, second = call([good(text(SPREAD))], out, *settings)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from leed_jax.envs.mpe_spread import SimpleSpread
 from probes import Choice, Line, Steady, Traced, actions_of
 
+from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import InstructionError
 from leed_jax.instructions import (
     InstructedEnvironment,

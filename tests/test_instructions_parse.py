@@ -6,9 +6,9 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from leed_jax.envs.mpe_spread import SimpleSpread
 from probes import Line
 
+from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import (
     InstructionError,
     ParameterNotAllowedError,

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import at_step
+
 from leed_jax.envs.mpe_spread import (
     AGENT_RADIUS,
     ARRIVED,
@@ -22,8 +24,6 @@ from leed_jax.envs.mpe_spread import (
     SimpleSpread,
     SpreadState,
 )
-from probes import at_step
-
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import compile_triples, execute
 
@@ -295,6 +295,22 @@ def test_unclaimed_landmarks_are_shared_out_greedily(named: dict[int, int]) -> N
         expected = greedy_matching(state, seekers, set(named.values())) | named
         target = FOUR.target(state, *instructions)
         np.testing.assert_array_equal(target, np.asarray(state.landmark)[[expected[a] for a in range(4)]])
+
+
+def test_an_agent_that_holds_on_a_landmark_claims_it() -> None:
+    marks = [[0, 0], [1, 0], [-1, -1]]
+    state = spread_state([[0.1, 0], [0.2, 0], [-0.8, -1]], marks)
+    seek = ("MoveTo", "nearest_unclaimed_landmark")
+    held = THREE.target(state, ("Hold", "until_end"), seek, seek)
+    np.testing.assert_array_equal(held[1:], [[1, 0], [-1, -1]])
+    passing = THREE.target(state, ("MoveTo", "landmark_2"), seek, seek)
+    np.testing.assert_array_equal(passing, [[-1, -1], [0, 0], [1, 0]])
+
+
+def test_an_agent_that_would_drift_off_a_place_has_not_arrived() -> None:
+    # At speed v an agent drifts 0.4 v before it comes to rest.
+    state = spread_state(np.zeros((3, 2)), np.zeros((3, 2)), [[0.2, 0], [0.3, 0], [0, -0.3]])
+    assert THREE.achieved(state, *[("MoveTo", "landmark_1")] * 3) == [True, False, False]
 
 
 def test_where_no_landmark_is_left_the_nearest_one_has_to_do() -> None:

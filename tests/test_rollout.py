@@ -12,12 +12,16 @@ from leed_jax.policy import Policy
 from leed_jax.rollout import all_logits, all_values, collect, start_actors
 
 
-def gather(environment: Any, steps: int, rollouts: int = 1, envs: int = 3) -> tuple[Policy, Any, list[Any]]:
+def agents_of(environment: Any) -> tuple[Policy, Any]:
     policy = Policy(environment.num_actions, environment.observation_size, (4,))
-    parameters = policy.init_agents(jax.random.key(0), environment.num_agents)
-    actors = start_actors(environment, jax.random.key(1), envs)
-    found = []
+    return policy, policy.init_agents(jax.random.key(0), environment.num_agents)
+
+
+def gather(environment: Any, steps: int, rollouts: int = 1) -> tuple[Policy, Any, list[Any]]:
+    policy, parameters = agents_of(environment)
+    actors = start_actors(environment, jax.random.key(1), 3)
     run = jax.jit(lambda actors, key: collect(AutoReset(environment), policy, parameters, actors, key, steps))
+    found = []
     for index in range(rollouts):
         actors, rollout = run(actors, jax.random.key(index))
         found.append(rollout)
@@ -55,7 +59,7 @@ def test_the_next_value_is_that_of_the_old_episodes_end() -> None:
 
 
 def test_each_agent_acts_on_its_own_parameters() -> None:
-    policy, parameters, _ = gather(Steady(), 1)
+    policy, parameters = agents_of(Steady())
     observation, available = jnp.ones((3, 2, 1)), jnp.ones((3, 2, 2), bool)
     for i in range(2):
         own = jax.tree.map(lambda x, i=i: x[i], parameters)

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from tiny_run import Walk, record_walk, run_command, settings
+from tiny_run import Walk, quick_compilation, record_walk, run_command, settings
 
 import leed_jax
 from leed_jax.config import ALGORITHMS, from_dictionary
 from leed_jax.errors import ConfigurationError
 from leed_jax.run import compose_config, experiment_names, main
 from leed_jax.version import __version__
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,19 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from tiny_run import TESTS, python, rows_of, run_command, settings, wait_for_chunk
+from tiny_run import TESTS, python, quick_compilation, rows_of, run_command, settings, wait_for_chunk
 
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
 from leed_jax.run import main
 
-CHUNKS, EVERY = 200, 10
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
+
+
+CHUNKS, EVERY = 120, 10
 SIGNAL_AT = 23
 
 
@@ -32,7 +39,8 @@ def timeless(directory):
 def last_state(directory):
     """Every array of the last checkpoint, by name."""
     with ocp.CheckpointManager(directory / "checkpoints") as manager:
-        return {name: np.asarray(leaf) for name, leaf in manager.restore(manager.latest_step()).items()}
+        leaves = manager.restore(manager.latest_step())
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 
 def checkpoints_of(directory):
@@ -97,7 +105,7 @@ def test_kill_loses_at_most_what_came_after_the_last_checkpoint(reference, folde
     assert kept >= len(rows_of(run)) // 2 - 2 * EVERY
     # What a kill in the middle of a line and of a checkpoint leaves behind.
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"chunk": 99, "env_st')
+        file.write('{"chunk": 999, "env_st')
     (run / "checkpoints" / f"{CHUNKS + 5}.orbax-checkpoint-tmp").mkdir()
 
     status, output, errors = run_command([f"resume={run}"], folder)
@@ -122,7 +130,7 @@ def test_ctrl_c_in_a_terminal_gives_the_terminal_back(folder):
     parent, child = pty.openpty()
     arguments = [sys.executable, "-m", "leed_jax.run", *long_run(run)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "TERM": "xterm", "COLUMNS": "120"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(folder.parent / "compilation-cache")
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     process = subprocess.Popen(
         arguments, cwd=folder, stdout=child, stderr=child, stdin=child, env=environment, start_new_session=True
     )
@@ -222,12 +230,16 @@ def test_a_damaged_configuration_is_an_error(reference, tmp_path, capsys):
         assert "config.yaml cannot be used" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_an_error(reference, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_an_error(reference, tmp_path):
     run = copy_of_a_stopped_run(reference, tmp_path / "run")
     for path in (run / "checkpoints" / str(CHUNKS)).rglob("d/*"):
         path.write_bytes(b"")
-    assert main([f"resume={run}"]) == 2
-    assert "it is damaged" in capsys.readouterr().err
+    status, _, errors = run_command([f"resume={run}"], tmp_path)
+    assert status == 2
+    # The readers of the other arrays may complain too, from threads of their own.
+    paragraph = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(paragraph) == 1
+    assert "it is damaged" in paragraph[0]
 
 
 def test_missing_metrics_are_an_error(reference, tmp_path, capsys):

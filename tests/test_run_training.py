@@ -1,5 +1,6 @@
 """Whole runs in this process: what is written, and that it is right."""
 
+import dataclasses
 import io
 import json
 
@@ -10,15 +11,22 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
-from tiny_run import DrawnWalk, record_walk, rows_of, settings
+from tiny_run import DrawnWalk, quick_compilation, record_walk, rows_of, settings
 
 from leed_jax import program, runner
 from leed_jax.config import from_dictionary
-from leed_jax.program import Program, Schedule, prepare, seed_keys
+from leed_jax.program import Program, Schedule, make_hyper, prepare, seed_keys
 from leed_jax.report.directory import RunDirectory
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
 from leed_jax.run import compose_config, main
 from leed_jax.runner import start_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
+
 
 CHUNKS, STEPS_PER_CHUNK, SEEDS, AGENTS = 4, 64, 2, 2
 
@@ -149,7 +157,7 @@ def test_the_last_thing_printed_is_the_table(finished):
     assert printed[0].startswith("Training leed on DrawnWalk: 2 agents, 2 seeds, 256 steps in 4 chunks")
     assert printed[-1].startswith("└")
     text = finished[1]
-    for label in ("greedy policy, mean of 2 seeds", "instructions alone", "random actions", "steps/s"):
+    for label in ("greedy policy, 2 seeds", "instructions alone", "random actions", "steps/s"):
         assert label in text
     assert max(map(len, printed)) <= 80 or "Training" in max(printed, key=len)
 
@@ -173,18 +181,24 @@ def test_a_directory_in_use_is_refused(finished, tmp_path, capsys):
         assert "holds a run already" in capsys.readouterr().err
 
 
-def test_each_seed_learns_as_it_would_alone(finished):
-    """Seed 4 stands second in the run above; alone it goes the same way, up to the order of sums in float32."""
-    outcome, _, _ = finished
-    directory = outcome.directory
-    folder = directory.parent
-    changes = {"algorithm": "leed", "num_seeds": 1, "seed": 4, "demonstrations__path": folder / "set"}
+@pytest.fixture(scope="module")
+def alone(finished):
+    """Algorithm leed with the second seed of the run above, by itself."""
+    changes = {"algorithm": "leed", "seed": 4, "demonstrations__path": finished[0].directory.parent / "set"}
     setup = prepare(compose_config(settings("", "DrawnWalk", **changes)))
-    alone = Program(setup)
-    state = alone.init()
+    trainer = Program(setup)
+    trainer.compile()
+    return setup, trainer
+
+
+def test_each_seed_learns_as_it_would_alone(finished, alone):
+    """Up to the order of sums in float32."""
+    outcome, trainer = finished[0], alone[1]
+    state = trainer.init()
     for _ in range(CHUNKS):
-        state, metrics = alone.step(state)
-    last = rows_of(directory)[-1]
+        state, metrics = trainer.step(state)
+    last = rows_of(outcome.directory)[-1]
+    assert last["seed"] == 4
     np.testing.assert_allclose(metrics["return_per_agent"][0], last["return_of_agents"], rtol=1e-4)
     for ours, theirs in zip(jax.tree.leaves(state.parameters), jax.tree.leaves(outcome.state.parameters), strict=True):
         np.testing.assert_allclose(ours[0], theirs[1], atol=1e-4)
@@ -196,21 +210,27 @@ def test_seed_keys_count_up_to_the_largest_seed():
     np.testing.assert_array_equal(jax.random.key_data(seed_keys(5, 1))[0], jax.random.key_data(jax.random.key(5)))
 
 
-def test_the_algorithms_differ_by_the_expert_weight_alone(finished):
-    """With weight 0 from the start leed is ippo, parameter by parameter."""
-    folder = finished[0].directory.parent
-    final = {}
-    for algorithm in ("leed", "ippo"):
-        changes = {"algorithm": algorithm, "expert__weight": 0.0, "demonstrations__path": folder / "set"}
-        setup = prepare(compose_config(settings("", "DrawnWalk", **changes)))
-        assert (setup.experts is None) == (algorithm == "ippo")
-        assert setup.demonstrations is not None
-        trainer = Program(setup)
-        state, metrics = trainer.step(trainer.init())
-        np.testing.assert_array_equal(metrics["expert_weight"], np.zeros((1, AGENTS)))
-        final[algorithm] = state.parameters
-    for ours, theirs in zip(jax.tree.leaves(final["leed"]), jax.tree.leaves(final["ippo"]), strict=True):
+def test_the_algorithms_differ_by_the_expert_weight_alone(alone):
+    """With weight 0 from the start leed is ippo, parameter by parameter; with its own weight it is not."""
+    setup, leed = alone
+    config = dataclasses.replace(setup.config, algorithm="ippo")
+    without = prepare(config)
+    assert setup.experts is not None
+    assert without.experts is None
+    assert without.demonstrations is not None
+    assert float(make_hyper(setup.config, setup.schedule).expert_weight) == 1.0
+    ippo = Program(without)
+    ippo.compile()
+    expected, metrics = ippo.step(ippo.init())
+    np.testing.assert_array_equal(metrics["expert_weight"], np.zeros((1, AGENTS)))
+    weighted, _ = leed.step(leed.init())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leed, "_inputs", (setup.experts, make_hyper(config, setup.schedule)))
+        unweighted, _ = leed.step(leed.init())
+    for ours, theirs in zip(jax.tree.leaves(unweighted.parameters), jax.tree.leaves(expected.parameters), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    actors = [jax.tree.leaves(state.parameters.actor) for state in (weighted, expected)]
+    assert max(float(np.max(np.abs(a - b))) for a, b in zip(*actors, strict=True)) > 1e-3
 
 
 def test_ippo_goes_on_without_usable_demonstrations(tmp_path):

@@ -1,12 +1,13 @@
 """A tiny environment, demonstrations for it, and a tiny configuration: for tests of whole runs."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,14 @@ def settings(out: Path | str, cls: str = "Walk", **changes: Any) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Compile without most optimisations: tiny programs take far longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def python(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     """Start `python ARGUMENTS` in a working directory, with this folder importable."""
     environment = {
@@ -130,6 +139,7 @@ def python(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compilation-cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.Popen(
         [sys.executable, *arguments],

@@ -30,7 +30,7 @@ _EXPORTS = {
     "play": "evaluate",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the keys are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -70,7 +70,7 @@ def help_text(about: str, hidden: tuple[str, ...] = ()) -> str:
 def _describe(option: Option, width: int) -> list[str]:
     shown = "..." if option.default is dataclasses.MISSING else _written(option.default)
     left = f"  {option.key}={shown}"
-    wrapped = textwrap.wrap(option.meaning, width - KEY_WIDTH) or [""]
+    wrapped = textwrap.wrap(option.meaning, width - KEY_WIDTH, break_on_hyphens=False) or [""]
     first = [f"{left:<{KEY_WIDTH}}{wrapped.pop(0)}"] if len(left) < KEY_WIDTH else [left]
     return [*first, *(" " * KEY_WIDTH + line for line in wrapped)]
 

@@ -140,7 +140,7 @@ class LLMConfig:
     base_url: str = "http://127.0.0.1:8080/v1"
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"
-    temperature: float = 0.4
+    temperature: float = 0.7
     max_tokens: int = 400
     timeout_s: float = 120.0
     max_attempts: int = 4

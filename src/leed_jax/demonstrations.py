@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from leed_jax.environment_class import environment_identity
 from leed_jax.environment import Environment
+from leed_jax.environment_class import environment_identity
 from leed_jax.errors import DemonstrationError, InstructionError
 from leed_jax.instructions import (
     InstructedEnvironment,
@@ -46,11 +46,11 @@ MANIFEST = "manifest.json"
 TRANSCRIPT = "transcript.jsonl"
 ARRAYS = "demonstrations.safetensors"
 
-_MEND = "record the set again with python -m leed_jax.generate, or name another in demonstrations.path."
+_MEND = "record the set anew with python -m leed_jax.generate, or name another in demonstrations.path."
 
 
 def instructed(environment: Environment) -> InstructedEnvironment:
-    """The environment itself if it offers instructions, else wrapped so that its primitive actions are the vocabulary."""
+    """The environment itself if it offers instructions, else wrapped, with its primitive actions as vocabulary."""
     if isinstance(environment, InstructedEnvironment):
         return environment
     return PrimitiveInstructions(environment)
@@ -78,7 +78,8 @@ class DemonstrationSet:
         """Episodes to learn from, `[N, T, ...]`.
 
         Args:
-            episodes: execute the plans again on this many fresh initial states, shared out among the plans; None for the
+            episodes: execute the plans again on this many fresh initial states, shared out among the plans; None for
+            the
                 recorded arrays.
             noise: the largest share of disturbed actions; episodes are spread evenly between none and that.
             seed: seed of the fresh initial states and of the noise.
@@ -88,7 +89,7 @@ class DemonstrationSet:
         """
         if episodes is None:
             if self.recorded is None:
-                raise DemonstrationError(f"{self.path} holds plans only; say how many demonstrations.episodes to execute.")
+                raise DemonstrationError(f"{self.path} holds plans only; set demonstrations.episodes to execute them.")
             return self.recorded
         return execute_episodes(self.environment, self.plans, jax.random.key(seed), episodes, noise)
 
@@ -138,7 +139,7 @@ def save_demonstrations(
     path.mkdir(parents=True, exist_ok=True)
     files = {TRANSCRIPT: transcript}
     if recorded is not None:
-        fields = dataclasses.fields(recorded)  # type: ignore[arg-type]
+        fields = dataclasses.fields(recorded)
         files[ARRAYS] = save_safetensors({f.name: np.asarray(getattr(recorded, f.name)) for f in fields})
     for name, content in files.items():
         _write_whole(path / name, content)
@@ -181,8 +182,8 @@ def find_set(path: str) -> Path:
             return folder
     names = ", ".join(recorded_sets()) or "none"
     raise DemonstrationError(
-        f"demonstrations.path={path}: there is no demonstration set (no {MANIFEST} in that folder, and no recorded set of "
-        f"that name; recorded: {names}). Name one of these, or {_MEND}"
+        f"demonstrations.path={path}: there is no demonstration set (no {MANIFEST} in that folder, and no recorded set "
+        f"of that name; recorded: {names}). Name one of these, or {_MEND}"
     )
 
 
@@ -231,8 +232,8 @@ def _check_environment(folder: Path, manifest: Mapping[str, Any], environment: E
         ]
         differences = [f"env.{text}" for text in differences]
     raise DemonstrationError(
-        f"{folder} was made for another environment ({'; '.join(differences)}). Demonstrations fit exactly one: set env.* "
-        f"as recorded, or {_MEND}"
+        f"{folder} was made for another environment ({'; '.join(differences)}). Demonstrations fit exactly one: set "
+        f"env.* as recorded, or {_MEND}"
     )
 
 
@@ -252,7 +253,7 @@ def _read_verified(path: Path, listing: Any) -> bytes:
     if _sha256(content) != expected:
         size = listing.get("bytes") if isinstance(listing, dict) else None
         how = "truncated" if isinstance(size, int) and len(content) < size else "altered"
-        raise DemonstrationError(f"{path} is {how}: it does not match the manifest's sha256. Restore the file, or {_MEND}")
+        raise DemonstrationError(f"{path} is {how}: its sha256 is not the manifest's. Restore the file, or {_MEND}")
     return content
 
 
@@ -263,7 +264,8 @@ def _read_plans(folder: Path, manifest: Mapping[str, Any], environment: Instruct
     try:
         plans = [compile_triples(environment.vocabulary, _as_triples(entry), capacity) for entry in entries]
     except InstructionError as error:
-        raise DemonstrationError(f"{folder / MANIFEST} holds a plan that cannot be executed: {error} To mend it, {_MEND}") from None
+        manifest_path = folder / MANIFEST
+        raise DemonstrationError(f"{manifest_path} holds a plan that cannot be executed: {error} {_MEND}") from None
     return stack_plans(plans)
 
 

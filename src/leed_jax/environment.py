@@ -1,6 +1,7 @@
 """The environment seam: what the engine asks of an environment, and nothing about any one of them.
 
-An environment is an immutable, hashable object (a frozen dataclass is the natural form) whose `reset` and `step` are pure,
+An environment is an immutable, hashable object (a frozen dataclass is the natural form) whose `reset` and `step` are
+pure,
 jittable functions on arrays with the agents on the leading axis. See `envs/mpe_spread.py` for one to start from and
 `leed_jax.testing.check_environment` for the contract that every one is put through.
 """
@@ -149,7 +150,8 @@ class AutoReset:
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(over, a, b), new, old)
 
-        time_step = time_step.replace(
+        time_step = dataclasses.replace(
+            time_step,
             observation=choose(fresh.observation, time_step.observation),
             available_actions=choose(fresh.available_actions, time_step.available_actions),
         )

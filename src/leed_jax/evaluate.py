@@ -43,8 +43,8 @@ def play(
         num_episodes: the number of episodes, `E`; static.
 
     Returns:
-        The undiscounted return of each agent in each episode, and the states before each step with leading axes `[T, E]`;
-        states past an episode's end are to be ignored.
+        The undiscounted return of each agent in each episode, and the states before each step with leading axes `[T,
+        E]`; states past an episode's end are to be ignored.
     """
     reset_key, play_key = jax.random.split(key)
     state, time_step = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))

@@ -93,12 +93,12 @@ class Policy:
         self, parameters: PolicyParameters, observation: Float[Array, "*B O"], available: Bool[Array, "*B N"]
     ) -> Float[Array, "*B N"]:
         """One agent's unnormalised log-probabilities; an unavailable action gets the lowest finite number."""
-        logits = self._actor.apply(parameters.actor, observation)
+        logits = jnp.asarray(self._actor.apply(parameters.actor, observation))
         return jnp.where(available, logits, jnp.finfo(logits.dtype).min)
 
     def value(self, parameters: PolicyParameters, observation: Float[Array, "*B O"]) -> Float[Array, "*B"]:
         """One agent's estimate of the return to come."""
-        return jnp.squeeze(self._critic.apply(parameters.critic, observation), axis=-1)
+        return jnp.squeeze(jnp.asarray(self._critic.apply(parameters.critic, observation)), axis=-1)
 
 
 def sample_action(logits: Float[Array, "*B N"], key: PRNGKeyArray) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:

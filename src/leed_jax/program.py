@@ -191,7 +191,6 @@ class Program:
     """
 
     def __init__(self, setup: Setup) -> None:
-        started = time.monotonic()
         self._keys = seed_keys(setup.config.seed, setup.config.num_seeds)
         self._inputs = (setup.experts, make_hyper(setup.config, setup.schedule))
         start = jax.vmap(functools.partial(init_state, setup.environment, setup.policy, setup.settings))
@@ -200,6 +199,13 @@ class Program:
         self.abstract_state: TrainState = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(start, self._keys)
         )
+        self._functions = (start, train)
+        self.compile_s = 0.0
+
+    def compile(self) -> None:
+        """Compile all of it; to be called once, before anything below."""
+        started = time.monotonic()
+        start, train = self._functions
         with memory_errors():
             self._init = jax.jit(start).lower(self._keys).compile()
             self._step = jax.jit(train, donate_argnums=0).lower(self.abstract_state, *self._inputs).compile()

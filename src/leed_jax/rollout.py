@@ -78,9 +78,7 @@ def all_logits(
     return jax.vmap(policy.logits, in_axes=(0, 1, 1), out_axes=1)(parameters, observation, available)
 
 
-def all_values(
-    policy: Policy, parameters: PolicyParameters, observation: Float[Array, "E A O"]
-) -> Float[Array, "E A"]:
+def all_values(policy: Policy, parameters: PolicyParameters, observation: Float[Array, "E A O"]) -> Float[Array, "E A"]:
     """Value estimates of every agent, each from its own parameters."""
     return jax.vmap(policy.value, in_axes=(0, 1), out_axes=1)(parameters, observation)
 

@@ -60,7 +60,8 @@ def start_run(config: Config, console: Console | None = None) -> Outcome:
     console = console or Console()
     path = choose_path(config)
     setup = prepare(config)
-    program = _compile(setup, console)
+    program = Program(setup)
+    _compile(setup, program, console)
     with RunDirectory.create(path, _portable(setup)) as directory:
         return _go_on(_Run(setup, program, directory, console), program.init(), [])
 
@@ -78,15 +79,18 @@ def resume_run(path: Path, console: Console | None = None) -> Outcome:
     console = console or Console()
     with RunDirectory.reopen(path) as directory:
         setup = prepare(directory.config)
-        run = _Run(setup, _compile(setup, console), directory, console)
+        program = Program(setup)
+        run = _Run(setup, program, directory, console)
         chunk = run.checkpoints.latest() or 0
-        state = run.checkpoints.restore(chunk, run.program.abstract_state) if chunk else run.program.init()
+        restored = run.checkpoints.restore(chunk, program.abstract_state) if chunk else None
         rows = cut_back(path, chunk, setup.config.num_seeds)
+        _compile(setup, program, console)
+        state = program.init() if restored is None else restored
         console.print(f"Going on after chunk {chunk} of {setup.schedule.chunks}.", highlight=False)
         return _go_on(run, state, rows)
 
 
-def _compile(setup: Setup, console: Console) -> Program:
+def _compile(setup: Setup, program: Program, console: Console) -> None:
     for remark in setup.remarks:
         console.print(remark, soft_wrap=True, highlight=False, markup=False)
     config, schedule = setup.config, setup.schedule
@@ -98,9 +102,8 @@ def _compile(setup: Setup, console: Console) -> Program:
         soft_wrap=True,
         highlight=False,
     )
-    program = Program(setup)
+    program.compile()
     console.print(f"Compiled in {program.compile_s:.1f} s.", highlight=False)
-    return program
 
 
 def _portable(setup: Setup) -> Config:

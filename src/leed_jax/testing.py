@@ -14,8 +14,8 @@ from leed_jax.errors import EnvironmentContractError
 def check_environment(environment: Environment, seed: int = 0, episodes: int = 2) -> None:
     """Put an environment through the contract that the engine relies on.
 
-    Checks that it is hashable, that `reset` and `step` are pure, give the same under jit and vmap, keep shapes and dtypes,
-    give finite numbers, always leave an action available, and end every episode within `max_steps`.
+    Checks that it is hashable, that `reset` and `step` are pure, give the same under jit and vmap, keep shapes and
+    dtypes, give finite numbers, always leave an action available, and end every episode within `max_steps`.
 
     Args:
         environment: the environment to check.
@@ -88,7 +88,8 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
     for name, (shape, dtype) in expected.items():
         value = getattr(time_step, name)
         found = (tuple(value.shape), value.dtype)
-        _require(found == (shape, dtype), f"{where}: {name} must be {dtype.__name__}{shape}, and is {value.dtype}{found[0]}")
+        wanted, given = f"{dtype.__name__}{shape}", f"{value.dtype}{found[0]}"
+        _require(found == (shape, dtype), f"{where}: {name} must be {wanted}, and is {given}")
         _require(bool(np.all(np.isfinite(value))), f"{where}: {name} is not finite")
     _require(bool(np.all(np.any(time_step.available_actions, axis=-1))), f"{where}: an agent has no available action")
 

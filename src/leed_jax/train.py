@@ -5,6 +5,7 @@ experience and its own demonstrations alone; the agents meet only in the environ
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -170,11 +171,12 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
     """Build `train_chunk(state, experts, hyper) -> (state, metrics)`: a scan of `updates_per_chunk` updates.
 
     The function is pure, jittable (donate `state`) and vmappable over seeds (leading axis of `state`) and over
-    hyperparameters (leading axis of `hyper`'s leaves). Without demonstrations (`experts=None`) it is independent PPO, and
-    the expert term costs nothing.
+    hyperparameters (leading axis of `hyper`'s leaves). Without demonstrations (`experts=None`) it is independent PPO,
+    and the expert term costs nothing.
 
-    `metrics` holds scalars averaged over the chunk's updates and, per agent `[A]`, `return_per_agent` (mean undiscounted
-    return of the episodes that ended in the chunk, NaN if none did), `expert_weight` and the losses.
+    `metrics` holds, per agent `[A]`, `return_per_agent` (mean undiscounted return of the episodes that ended in the
+    chunk, NaN if none did) and, averaged over the chunk's updates, `expert_weight`, the losses, the entropy and the
+    approximate divergence. There is an `expert_loss` only where there are demonstrations.
 
     Args:
         environment: where to learn, without automatic resets.
@@ -219,7 +221,7 @@ def _agent_batches(rollout: Rollout, hyper: Hyper) -> _AgentBatch:
     # For an agent that has terminated the episode is over, even while others go on.
     over = rollout.episode_over[..., None] | rollout.terminated
     sequences = (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, over)
-    estimate = lambda *args: generalised_advantages(*args, hyper.discount, hyper.gae_lambda)  # noqa: E731
+    estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
     advantage = jax.vmap(jax.vmap(estimate, in_axes=1, out_axes=1), in_axes=1, out_axes=1)(*sequences)
 
     def by_agent(x: Array) -> Array:
@@ -262,8 +264,8 @@ def _learn(
         indices, expert_key = inputs
         minibatch = jax.tree.map(lambda x: x[:, indices], batch)
         expert = None if experts is None else _sample_experts(experts, expert_key, settings.expert_batch_size)
-        *carry, metrics = jax.vmap(agent_step)(*carry, minibatch, expert)
-        return tuple(carry), metrics
+        parameters, optimiser_state, metrics = jax.vmap(agent_step)(carry[0], carry[1], minibatch, expert)
+        return (parameters, optimiser_state), metrics
 
     shuffle_key, expert_key = jax.random.split(key)
     shuffles = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(shuffle_key, settings.epochs))

@@ -1,4 +1,4 @@
-"""`python -m leed_jax.generate experiment=NAME llm.base_url=URL llm.model=NAME [key=value ...]`."""
+"""The command line of demonstration generation."""
 
 import asyncio
 import logging
@@ -7,15 +7,33 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from leed_jax.cli import exit_on_error
+from leed_jax.cli import answer_flags, exit_on_error
 from leed_jax.config import Config
-from leed_jax.environment_class import make_environment
 from leed_jax.demonstrations import instructed
+from leed_jax.environment_class import make_environment
 from leed_jax.generate.loop import Outcome, Round, generate
 from leed_jax.generate.record import JOURNAL, PLOT, draw_rounds, output_folder, print_table, write_set
 from leed_jax.instructions import InstructedEnvironment
 from leed_jax.llm import Journal, Journalled, OpenAICompatible, RetryPolicy
 from leed_jax.run import compose_config
+
+ABOUT = """
+python -m leed_jax.generate experiment=NAME llm.base_url=URL llm.model=NAME [key=value ...]
+
+Asks a language model for instructions, round by round, executes them, and records the best as a demonstration set.
+
+  python -m leed_jax.generate experiment=mpe_spread llm.base_url=http://127.0.0.1:8081/v1 llm.model=qwen2.5
+  python -m leed_jax.generate experiment=mpe_spread llm.base_url=https://HOST/v1 llm.model=NAME llm.api_key_env=MY_KEY
+  python -m leed_jax.generate experiment=mpe_spread llm.model=NAME generate.rounds=2 generate.out=my_demonstrations
+
+A generation that was stopped goes on where it was when the same command is given again: no answered request is
+repeated.
+"""
+# Keys that only training uses.
+HIDDEN = (
+    *("algorithm", "num_seeds", "total_steps", "num_envs", "rollout_steps", "updates_per_chunk", "checkpoint_every"),
+    *("out", "resume", "network", "ppo", "expert", "evaluation"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if answer_flags(arguments, ABOUT, HIDDEN):
+        return 0
     config = compose_config(arguments)
     environment = instructed(make_environment(config.env))
     folder = output_folder(config)
@@ -61,7 +81,8 @@ async def _generate(config: Config, environment: InstructedEnvironment, console:
     folder = output_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     console.print(
-        f"Asking {llm.model} at {llm.base_url} for {config.generate.rounds} rounds of {config.generate.candidates} plans.",
+        f"Asking {llm.model} at {llm.base_url} for {config.generate.rounds} rounds "
+        f"of {config.generate.candidates} plans.",
         soft_wrap=True,
     )
 

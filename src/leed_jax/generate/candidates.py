@@ -124,7 +124,9 @@ class Scorer:
         position = np.asarray(self._in_force(plan))
         agents = np.broadcast_to(np.arange(position.shape[-1]), position.shape)
         command, parameter = np.asarray(plan.command)[agents, position], np.asarray(plan.parameter)[agents, position]
-        counts: Counter[tuple[int, int]] = Counter(zip(command.ravel().tolist(), parameter.ravel().tolist(), strict=True))
+        counts: Counter[tuple[int, int]] = Counter(
+            zip(command.ravel().tolist(), parameter.ravel().tolist(), strict=True)
+        )
         return {words: count / position.size for words, count in counts.most_common()}
 
 

@@ -56,7 +56,7 @@ def best_of(scores: Float[np.ndarray, "P"], candidates: int) -> Control:
     ordered = np.sort(scores)
     below = (np.arange(len(ordered) + 1) / len(ordered)) ** candidates
     mean = float(np.sum(ordered * np.diff(below)))
-    low, high = (float(ordered[min(np.searchsorted(below[1:], q), len(ordered) - 1)]) for q in (0.025, 0.975))
+    low, high = ordered[np.minimum(np.searchsorted(below[1:], [0.025, 0.975]), len(ordered) - 1)].tolist()
     return Control(candidates, mean, low, high)
 
 

@@ -143,7 +143,8 @@ def round_requests(
 ) -> list[ChatRequest]:
     """The requests of one round: one prompt, and a seed and a plan length of its own for each candidate.
 
-    Lengths go round from 1 to `settings.max_instructions`; the control's random plans have the same distribution of lengths.
+    Lengths go round from 1 to `settings.max_instructions`; the control's random plans have the same distribution of
+    lengths.
 
     Args:
         environment: what to write plans for.
@@ -159,7 +160,7 @@ def round_requests(
     for i in range(settings.candidates):
         length = 1 + i % settings.max_instructions
         schema = reply_schema(environment.vocabulary, length)
-        messages = (*head, request_message(feedback, length))
+        messages = (*head, request_message(environment.vocabulary.agents, feedback, length))
         requests.append(ChatRequest(messages, llm.temperature, first + i, llm.max_tokens, schema))
     return requests
 

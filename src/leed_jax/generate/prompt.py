@@ -25,7 +25,8 @@ def system_message() -> Message:
 def task_message(environment: InstructedEnvironment, max_instructions: int) -> Message:
     """Describe the environment, its words and the form of the answer.
 
-    The text depends on the environment alone, so that it is the same at the head of every request and endpoints can reuse it.
+    The text depends on the environment alone, so that it is the same at the head of every request and endpoints can
+    reuse it.
 
     Args:
         environment: what to describe.
@@ -60,8 +61,8 @@ def _parameters(vocabulary: Vocabulary) -> str:
 def reply_schema(vocabulary: Vocabulary, max_instructions: int) -> dict[str, Any]:
     """The JSON schema of an answer.
 
-    It bounds the shape and leaves the words free: whether they are executable is for validation to say, on every endpoint
-    alike, those included that ignore schemas.
+    It bounds the shape and leaves the words free: whether they are executable is for validation to say, on every
+    endpoint alike, those included that ignore schemas.
 
     Args:
         vocabulary: the environment's words.
@@ -78,19 +79,20 @@ def reply_schema(vocabulary: Vocabulary, max_instructions: int) -> dict[str, Any
     }
 
 
-def request_message(feedback: Sequence[str], length: int) -> Message:
+def request_message(agents: Sequence[str], feedback: Sequence[str], length: int) -> Message:
     """Ask for one plan, after telling what came of earlier ones.
 
     Args:
+        agents: the agents' names.
         feedback: one line per fact, as `leed_jax.generate.feedback` writes them; empty in the first round.
-        length: the number of instructions that this plan may give to an agent. Candidates of a round differ in it, as a model
+        length: the number of instructions that this plan may give to an agent. Candidates of a round differ in it, as a
+        model
             left alone writes plans of one and the same length.
     """
-    parts = ["Earlier plans were executed. This came of them:\n\n" + "\n".join(feedback)] if feedback else []
-    parts += ["Write a plan that is not listed above and earns more than all of those."] if feedback else []
-    parts += [f"For this plan write {_at_most(length)} for each agent. Answer with one JSON object."]
-    return Message("user", "\n\n".join(parts))
-
-
-def _at_most(length: int) -> str:
-    return "exactly one instruction" if length == 1 else f"at most {length} instructions"
+    parts = []
+    if feedback:
+        parts += ["Earlier plans were executed. This came of them:\n\n" + "\n".join(feedback)]
+        parts += ["Write a plan that is not listed above and earns more than all of those."]
+    amount = "exactly one instruction" if length == 1 else f"1 to {length} instructions"
+    parts += [f"Write {amount} for each agent, and leave out none of them: {', '.join(agents)}."]
+    return Message("user", "\n\n".join([*parts, "Answer with one JSON object."]))

@@ -36,7 +36,7 @@ def output_folder(config: Config) -> Path:
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.llm.model).strip("-.") or "model"
     folder = Path(config.generate.out) if config.generate.out else Path("demos") / module / model
     if (folder / MANIFEST).exists():
-        raise RunDirectoryError(f"{folder} holds a finished demonstration set; choose another folder with generate.out=.")
+        raise RunDirectoryError(f"{folder} holds a finished demonstration set; choose another one with generate.out=.")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder} is not a folder; choose another one with generate.out=.")
     return folder
@@ -52,8 +52,9 @@ def write_set(folder: Path, config: Config, environment: InstructedEnvironment, 
     if best is None or best.plan is None:
         problem = next((p for c in outcome.candidates for p in c.problems), "there was none")
         raise DemonstrationError(
-            f"None of the {len(outcome.candidates)} replies of {config.llm.model} could be executed (the first: {problem}) "
-            f"The replies are kept in {folder / JOURNAL}; try a larger model, more rounds, or a lower llm.temperature."
+            f"None of the {len(outcome.candidates)} replies of {config.llm.model} could be executed (the first: "
+            f"{problem}) The replies are kept in {folder / JOURNAL}; try a larger model, more rounds, or a lower "
+            f"llm.temperature."
         )
     plans = stack_plans([best.plan])
     recorded = execute_episodes(
@@ -130,7 +131,8 @@ def print_table(console: Console, outcome: Outcome) -> None:
     console.print(table)
     tokens = sum(r.prompt_tokens for r in outcome.rounds), sum(r.completion_tokens for r in outcome.rounds)
     console.print(
-        f"Random actions: {outcome.random_return:.2f}. Best plan on fresh episodes: {_figure(outcome.best_report_return)}. "
+        f"Random actions: {outcome.random_return:.2f}. "
+        f"Best plan on fresh episodes: {_figure(outcome.best_report_return)}. "
         f"Tokens: {tokens[0]} read, {tokens[1]} written."
     )
 
@@ -152,7 +154,9 @@ def draw_rounds(path: Path, outcome: Outcome, model: str) -> None:
     right.plot([c.round + 1 for c in scored], [c.score for c in scored], ".", color="C0", alpha=0.5, label="each plan")
     found = [r for r in outcome.rounds if r.best_so_far is not None]
     right.plot([r.index + 1 for r in found], [r.best_so_far for r in found], "o-", color="C0", label=f"best of {model}")
-    right.plot(rounds, [r.control.mean for r in outcome.rounds], "s--", color="C1", label="best of as many random valid")
+    right.plot(
+        rounds, [r.control.mean for r in outcome.rounds], "s--", color="C1", label="best of as many random valid"
+    )
     low, high = [r.control.low for r in outcome.rounds], [r.control.high for r in outcome.rounds]
     right.fill_between(rounds, low, high, color="C1", alpha=0.2, linewidth=0)
     right.axhline(outcome.random_return, color="0.5", linestyle=":", label="random actions")

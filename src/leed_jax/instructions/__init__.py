@@ -8,7 +8,15 @@ from leed_jax.instructions.execute import (
     instructions_in_force,
     plan_returns,
 )
-from leed_jax.instructions.parse import Instruction, Triple, Validation, check_complete, parse_reply, printable, validate
+from leed_jax.instructions.parse import (
+    Instruction,
+    Triple,
+    Validation,
+    check_complete,
+    parse_reply,
+    printable,
+    validate,
+)
 from leed_jax.instructions.plan import Plan, compile_plan, compile_triples, decompile, random_plan, stack_plans
 from leed_jax.instructions.primitive import PrimitiveInstructions
 from leed_jax.instructions.vocabulary import Command, InstructedEnvironment, Parameter, Vocabulary

@@ -61,7 +61,7 @@ def execute(
 
 
 def instructions_in_force(environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray) -> Int[Array, "T A"]:
-    """The position of each agent's current instruction at every step of one episode; see `execute`. `key` is consumed."""
+    """The position of each agent's current instruction at every step; see `execute`. `key` is consumed."""
     return _execute(environment, plan, key, 0.0)[1]
 
 
@@ -117,5 +117,5 @@ def execute_many(environment: InstructedEnvironment, plans: Plan, keys: Key[Arra
 
 
 def plan_returns(environment: InstructedEnvironment, plans: Plan, keys: Key[Array, "N"]) -> Float[Array, "P N A"]:
-    """The return of each agent under every plan from every initial state; as `execute_many`, without the trajectories."""
+    """The return of each agent under every plan from every initial state, as by `execute_many`."""
     return execute_many(environment, plans, keys).episode_return()

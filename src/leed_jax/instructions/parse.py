@@ -58,9 +58,9 @@ class Validation:
 def parse_reply(text: str) -> list[Triple]:
     """Find the `[Command, Parameter, AgentID]` triples in a model's reply.
 
-    Reads JSON, alone or in a code fence: a list of triples, or an object with such a list under `instructions`; a triple
-    is a list of three strings or an object with `command`, `parameter` and `agent`. Where there is no JSON, triples written
-    plainly, as in `[MoveTo, Intersection_5, Agent_3]`, are read one by one.
+    Reads JSON, alone or in a code fence: a list of triples, or an object with such a list under `instructions`; a
+    triple is a list of three strings or an object with `command`, `parameter` and `agent`. Where there is no such JSON,
+    triples written plainly, as in `[MoveTo, Intersection_5, Agent_3]`, are read one by one.
 
     Args:
         text: the reply.

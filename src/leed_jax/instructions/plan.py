@@ -81,8 +81,8 @@ def decompile(vocabulary: Vocabulary, plan: Plan) -> list[Triple]:
 def random_plan(vocabulary: Vocabulary, key: PRNGKeyArray, max_length: int) -> Plan:
     """Draw a plan uniformly from the valid ones: the control that a model's plans are compared with.
 
-    Each agent's length is uniform on 1 to `max_length`; each of its instructions is uniform over the (command, parameter)
-    pairs that are valid for it.
+    Each agent's length is uniform on 1 to `max_length`; each of its instructions is uniform over the (command,
+    parameter) pairs that are valid for it.
 
     Args:
         vocabulary: the environment's words.

@@ -20,11 +20,11 @@ def generalised_advantages(
         delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t     = delta_t + gamma lambda (1 - over_t) A_{t+1}
 
-    `s'_t` is the state that the action led to, the last one of its episode included, so that a time limit (over, but not
-    terminated) bootstraps from its value while nothing leaks from the next episode.
+    `s'_t` is the state that the action led to, the last one of its episode included, so that a time limit (over, but
+    not terminated) bootstraps from its value while nothing leaks from the next episode.
 
-    Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; time limits as in Pardo et al. 2018 (arXiv 1712.00378),
-    section 3.
+    Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; time limits as in Pardo et al. 2018 (arXiv
+    1712.00378), section 3.
 
     Args:
         reward: reward of each step.

@@ -10,7 +10,7 @@ Scalar = Float[Array, ""]
 def normalise(x: Float[Array, "B"]) -> Float[Array, "B"]:
     """Shift and scale to mean 0 and standard deviation 1; constant input becomes 0."""
     chex.assert_rank(x, 1)
-    # The mean of equal numbers may differ from them by rounding, which the division would blow up; zeros have mean zero.
+    # The mean of equal numbers may differ from them by rounding, which the division would blow up; that of zeros is 0.
     x = x - x[0]
     return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
 
@@ -45,8 +45,9 @@ def value_loss(value: Float[Array, "B"], target: Float[Array, "B"]) -> Scalar:
 
         L = 1/2 E[(V(s) - R)^2]
 
-    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 9, the term L^VF. The critic's step is not clipped: clipping
-    depends on the scale of the rewards and was found to bring nothing (Andrychowicz et al. 2021, arXiv 2006.05990).
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 9, the term L^VF. The critic's step is not clipped:
+    clipping depends on the scale of the rewards and was found to bring nothing (Andrychowicz et al. 2021, arXiv
+    2006.05990).
 
     Args:
         value: estimates of the critic.

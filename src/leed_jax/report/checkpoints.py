@@ -36,7 +36,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             todelete_subdir=_DISCARDED,
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
         """The number of the last checkpoint, None if there is none."""
@@ -69,15 +70,19 @@ class Checkpoints:
         Raises:
             RunDirectoryError: it cannot be read, or holds something else.
         """
+        wanted = _named_leaves(abstract_state)
         try:
-            leaves = self._manager.restore(chunk, args=self._args.StandardRestore(_named_leaves(abstract_state)))
+            found = self._manager.item_metadata(chunk)
+            if {name: found[name].shape for name in found} != {name: leaf.shape for name, leaf in wanted.items()}:
+                raise ValueError("it holds arrays of other shapes")
+            leaves = self._manager.restore(chunk, args=self._args.StandardRestore(wanted))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or foreign checkpoint
             raise RunDirectoryError(
-                f"checkpoint {self._directory / str(chunk)} cannot be read ({type(error).__name__}): it is damaged, or "
+                f"checkpoint {self._directory / str(chunk)} cannot be used ({type(error).__name__}): it is damaged, or "
                 "config.yaml was changed since. Restore what was there, or start a new run."
             ) from error
         paths, structure = jax.tree.flatten_with_path(abstract_state)
-        whole = [leaves[_name(path)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in paths]
+        whole = [_typed(leaves.get(_name(path)), leaf) for path, leaf in paths]
         return jax.tree.unflatten(structure, whole)
 
     def wait(self) -> None:
@@ -95,9 +100,36 @@ class Checkpoints:
 
 
 def _named_leaves(state: Any) -> dict[str, Any]:
-    """The state's arrays by their path; those without elements, which orbax refuses, are left out."""
-    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state) if leaf.size}
+    """The state's arrays by their path, as orbax takes them: keys as their data, and none without elements."""
+    return {_name(path): _data(leaf) for path, leaf in jax.tree.leaves_with_path(state) if leaf.size}
 
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    if not _is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    data = jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+
+
+def _typed(data: jax.Array | None, leaf: Any) -> jax.Array:
+    """The inverse of `_data`, and zeros for what has no elements."""
+    if data is None:
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return jax.random.wrap_key_data(data, impl=_key_impl(leaf)) if _is_key(leaf) else data
+
+
+def _key_impl(leaf: Any) -> Any:
+    """The generator of an abstract array of keys, which JAX tells of real and of traced ones alone."""
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]

@@ -30,10 +30,12 @@ def print_summary(console: Console, summary: Mapping[str, Any], directory: Path)
 def _lines(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     returns = summary["return_per_agent"]
     known = [value for value in returns if value is not None]
-    spread = f"  ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
-    seeds = f", mean of {len(returns)} seeds" if len(returns) > 1 else ""
+    several = len(known) > 1
+    spread = [("lowest and highest seed", f"{min(known):.2f}, {max(known):.2f}")] if several else []
+    seeds = f", {len(returns)} seeds" if len(returns) > 1 else ""
     return [
-        (f"return per agent, greedy policy{seeds}", _number(mean_or_none(returns)) + spread),
+        (f"return per agent, greedy policy{seeds}", _number(mean_or_none(returns))),
+        *spread,
         ("return per agent, instructions alone", _number(summary["instructions_return_per_agent"])),
         ("return per agent, random actions", _number(summary["random_return_per_agent"])),
         ("fresh episodes behind each", f"{summary['evaluation_episodes']:,}"),

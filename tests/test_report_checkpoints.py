@@ -1,0 +1,83 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leed_jax.errors import RunDirectoryError
+from leed_jax.report.checkpoints import Checkpoints
+
+
+def state_of(value):
+    """A state with all that may be hard to write: keys, booleans, scalars, and an array without elements."""
+    return {
+        "weights": jnp.full((2, 3), value, jnp.float32),
+        "mask": jnp.array([True, False]),
+        "count": jnp.array(int(value), jnp.int32),
+        "key": jax.random.split(jax.random.key(int(value)), 2),
+        "other_key": jax.random.key(7, impl="rbg"),
+        "nothing": jnp.zeros((2, 0), jnp.float32),
+    }
+
+
+def abstract(state):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for ours, theirs in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert ours.dtype == theirs.dtype
+        is_key = jnp.issubdtype(ours.dtype, jax.dtypes.prng_key)
+        np.testing.assert_array_equal(*(jax.random.key_data(x) if is_key else x for x in (ours, theirs)))
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path):
+    state = state_of(3)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    checkpoints.save(1, state, 0.5)
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest() == 1
+    assert_same(again.restore(1, abstract(state)), state)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "best"),
+    [
+        ([1.0, 5.0, 2.0, 3.0], [2, 4], 2),
+        ([1.0, 2.0, 3.0], [3], 3),
+        ([-5.0, None, math.nan], [1, 3], 1),
+    ],
+)
+def test_the_best_and_the_last_are_kept(scores, kept, best, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for index, score in enumerate(scores, start=1):
+        checkpoints.save(index, state_of(index), score)
+    checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == kept
+    again = Checkpoints(tmp_path)
+    assert (again.best(), again.latest()) == (best, kept[-1])
+    assert int(again.restore(best, abstract(state_of(0)))["count"]) == best
+    again.close()
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "extra"])
+def test_a_checkpoint_of_something_else_is_refused(change, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_of(1), None)
+    checkpoints.wait()
+    wanted = abstract(state_of(1))
+    if change == "shape":
+        wanted["weights"] = wanted["mask"]
+    elif change == "missing":
+        del wanted["mask"]
+    else:
+        wanted["more"] = wanted["mask"]
+    with pytest.raises(RunDirectoryError, match=r"checkpoints/1 cannot be used"):
+        checkpoints.restore(1, wanted)
+    checkpoints.close()
