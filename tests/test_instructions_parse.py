@@ -10,6 +10,7 @@ from probes import Line
 
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import (
+    EnvironmentContractError,
     InstructionError,
     ParameterNotAllowedError,
     PlanShapeError,
@@ -19,7 +20,9 @@ from leed_jax.errors import (
     UnreadableReplyError,
 )
 from leed_jax.instructions import (
+    Command,
     Instruction,
+    Parameter,
     Triple,
     Vocabulary,
     check_complete,
@@ -265,3 +268,23 @@ def test_no_text_breaks_the_parser(text: str) -> None:
     assert all(str(error).isprintable() for error in outcome.errors)
     for instruction in outcome.instructions:
         assert WORDS.allowed[instruction.agent, instruction.command, instruction.parameter]
+
+
+STAY = Command("Stay", "Stand still.", ("here",))
+HERE = Parameter("here", "This place.")
+
+
+@pytest.mark.parametrize(
+    ("commands", "parameters", "agents", "told"),
+    [
+        ((STAY, STAY), (HERE,), ("agent_0",), "more than one command of the name Stay"),
+        ((STAY,), (HERE, HERE), ("agent_0",), "more than one parameter of the name here"),
+        ((STAY,), (HERE,), ("agent_0", "agent_0"), "more than one agent of the name agent_0"),
+        ((Command("Go", "Go.", ("there",)),), (HERE,), ("agent_0",), "Go takes there"),
+        ((STAY,), (Parameter("here", "Here.", frozenset({"b"})),), ("a", "b"), "no valid instruction for b"),
+        ((), (), ("a",), "no valid instruction for a"),
+    ],
+)
+def test_a_vocabulary_that_contradicts_itself_is_refused(commands, parameters, agents, told) -> None:
+    with pytest.raises(EnvironmentContractError, match=told):
+        Vocabulary(commands, parameters, agents)

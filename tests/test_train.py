@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from probes import HYPER, Choice, Nothing, Steady, Traced, at_step
 
+from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import Trajectory
 from leed_jax.policy import Policy
 from leed_jax.rollout import Rollout, all_logits, all_values
@@ -253,14 +255,34 @@ def test_demonstrations_become_each_agents_own_table() -> None:
             observation=count[..., None].astype(jnp.float32),
             action=count,
             reward=jnp.zeros(count.shape),
-            available_actions=jnp.ones((*count.shape, 4), bool),
+            available_actions=jnp.ones((*count.shape, 12), bool),
             active=jnp.array([[True, True, False], [True, False, False]]),
         )
     )
     np.testing.assert_array_equal(samples.action, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]])
     np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
     np.testing.assert_array_equal(samples.weight, [[1, 1, 0, 1, 0, 0]] * 2)
-    assert samples.available_actions.shape == (2, 6, 4)
+    assert samples.available_actions.shape == (2, 6, 12)
+
+
+def test_an_action_that_was_not_available_is_not_imitated() -> None:
+    shape = (2, 3, 2)
+    possible = jnp.ones((*shape, 2), bool).at[0, 1, 1, 0].set(False)
+    samples = expert_samples(
+        Trajectory(
+            observation=jnp.zeros((*shape, 1)),
+            action=jnp.zeros(shape, jnp.int32),
+            reward=jnp.zeros(shape),
+            available_actions=possible,
+            active=jnp.ones((2, 3), bool),
+        )
+    )
+    np.testing.assert_array_equal(samples.weight, [[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1]])
+
+
+def test_minibatches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="minibatches=4"):
+        TrainSettings(num_envs=3, rollout_steps=5, minibatches=4)
 
 
 def test_for_an_agent_that_has_terminated_the_episode_is_over() -> None:

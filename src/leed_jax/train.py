@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import AutoReset, Environment
+from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import Trajectory
 from leed_jax.objectives import (
     approximate_kl,
@@ -76,6 +77,9 @@ class TrainSettings:
         minibatches: parts that each pass is cut into.
         expert_batch_size: expert samples per agent and minibatch.
         expert_schedule: a key of `leed_jax.objectives.SCHEDULES`.
+
+    Raises:
+        ConfigurationError: the samples of an update cannot be cut into that many minibatches of equal size.
     """
 
     num_envs: int = 128
@@ -85,6 +89,13 @@ class TrainSettings:
     minibatches: int = 4
     expert_batch_size: int = 256
     expert_schedule: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.steps_per_update % self.minibatches:
+            raise ConfigurationError(
+                f"An update has num_envs x rollout_steps = {self.steps_per_update} samples, which cannot be cut into "
+                f"minibatches={self.minibatches} equal parts; choose a divisor."
+            )
 
     @property
     def steps_per_update(self) -> int:
@@ -136,6 +147,8 @@ class _AgentBatch:
 def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
     """Arrange demonstrations by agent.
 
+    Steps past an episode's end get weight 0, and so does an action that was not available, which no policy can imitate.
+
     Args:
         demonstrations: episodes with one leading axis, `[N, T, ...]`.
     """
@@ -145,12 +158,14 @@ def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
         x = jnp.moveaxis(x, 2, 0)
         return x.reshape(x.shape[0], -1, *x.shape[3:])
 
-    active = jnp.broadcast_to(demonstrations.active[..., None], demonstrations.action.shape)
+    action = demonstrations.action[..., None]
+    possible = jnp.squeeze(jnp.take_along_axis(demonstrations.available_actions, action, axis=-1), axis=-1)
+    weight = (demonstrations.active[..., None] & possible).astype(jnp.float32)
     return ExpertSamples(
         observation=by_agent(demonstrations.observation),
         available_actions=by_agent(demonstrations.available_actions),
         action=by_agent(demonstrations.action),
-        weight=by_agent(active.astype(jnp.float32)),
+        weight=by_agent(weight),
     )
 
 

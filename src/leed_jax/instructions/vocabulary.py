@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from leed_jax.environment import Environment
+from leed_jax.errors import EnvironmentContractError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +47,36 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """All commands, parameters and agents of an environment; their positions are the integers of a compiled plan."""
+    """All commands, parameters and agents of an environment; their positions are the integers of a compiled plan.
+
+    Raises:
+        EnvironmentContractError: a name stands twice, a command takes a parameter that is not declared, or an agent has
+            no valid instruction at all.
+    """
 
     commands: tuple[Command, ...]
     parameters: tuple[Parameter, ...]
     agents: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        named = {
+            "command": [command.name for command in self.commands],
+            "parameter": [parameter.name for parameter in self.parameters],
+            "agent": list(self.agents),
+        }
+        for kind, names in named.items():
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise EnvironmentContractError(f"The vocabulary has more than one {kind} of the name {twice[0]}.")
+        for command in self.commands:
+            undeclared = sorted(set(command.parameters) - set(named["parameter"]))
+            if undeclared:
+                raise EnvironmentContractError(
+                    f"The command {command.name} takes {undeclared[0]}, which is not among the vocabulary's parameters."
+                )
+        idle = [name for name, valid in zip(self.agents, self.allowed, strict=True) if not valid.any()]
+        if idle:
+            raise EnvironmentContractError(f"The vocabulary has no valid instruction for {idle[0]}.")
 
     @functools.cached_property
     def command_index(self) -> dict[str, int]:
