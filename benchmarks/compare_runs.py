@@ -40,7 +40,9 @@ def main() -> None:
     for key, label in (("instructions", "instructions alone"), ("random", "random actions")):
         value = summary[f"{key}_return_per_agent"]
         axes.axhline(value, color="0.4", linestyle="--" if key == "instructions" else ":", linewidth=1)
-        axes.annotate(f"{label} {value:.1f}", (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.annotate(
+            f"{label} {value:.1f}", (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
     axes.set(xlabel="environment steps", ylabel="return per agent while training")
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.legend(loc="center right")

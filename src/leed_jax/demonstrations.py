@@ -12,7 +12,6 @@ Loading verifies all of it before anything is used. Sets that come with leed_jax
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.numpy import save as save_safetensors
 from leed_jax.environment import Environment
 from leed_jax.environment_class import environment_identity
 from leed_jax.errors import DemonstrationError, InstructionError
+from leed_jax.files import write_whole
 from leed_jax.instructions import (
     InstructedEnvironment,
     Plan,
@@ -142,10 +142,10 @@ def save_demonstrations(
         fields = dataclasses.fields(recorded)
         files[ARRAYS] = save_safetensors({f.name: np.asarray(getattr(recorded, f.name)) for f in fields})
     for name, content in files.items():
-        _write_whole(path / name, content)
+        write_whole(path / name, content)
     listing = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in files.items()}
     whole = {"format": FORMAT, "environment": environment_identity(environment), **manifest, "files": listing}
-    _write_whole(path / MANIFEST, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(path / MANIFEST, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
 
 
 def load_demonstrations(path: str, environment: Environment) -> DemonstrationSet:
@@ -191,15 +191,6 @@ def recorded_sets() -> list[str]:
     """Names of the sets that come with leed_jax."""
     root = Path(str(resources.files("leed_jax.demos")))
     return sorted(str(file.parent.relative_to(root)) for file in root.rglob(MANIFEST))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _sha256(content: bytes) -> str:

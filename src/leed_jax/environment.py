@@ -104,11 +104,8 @@ class Drawable(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoReset:
-    """Starts a new episode in the step that ends one, so that a scan never meets a finished episode.
-
-    The step that ends an episode returns the last reward, `terminated` and `truncated`, and `final_observation` of the
-    old episode, with `observation` and `available_actions` of the new one.
+class Wrapper:
+    """An environment that is another one in all that a subclass does not change.
 
     Attributes:
         environment: the environment to wrap.
@@ -139,6 +136,18 @@ class AutoReset:
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Start an episode; `key` is consumed."""
         return self.environment.reset(key)
+
+    def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Take one action per agent; `key` is consumed."""
+        return self.environment.step(state, action, key)
+
+
+class AutoReset(Wrapper):
+    """Starts a new episode in the step that ends one, so that a scan never meets a finished episode.
+
+    The step that ends an episode returns the last reward, `terminated` and `truncated`, and `final_observation` of the
+    old episode, with `observation` and `available_actions` of the new one.
+    """
 
     def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Take one action per agent and, where that ends the episode, start the next; `key` is consumed."""

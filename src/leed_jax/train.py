@@ -152,21 +152,21 @@ def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
     Args:
         demonstrations: episodes with one leading axis, `[N, T, ...]`.
     """
-
-    def by_agent(x: Array) -> Array:
-        """Turn `[N, T, A, ...]` into `[A, N * T, ...]`."""
-        x = jnp.moveaxis(x, 2, 0)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])
-
     action = demonstrations.action[..., None]
     possible = jnp.squeeze(jnp.take_along_axis(demonstrations.available_actions, action, axis=-1), axis=-1)
     weight = (demonstrations.active[..., None] & possible).astype(jnp.float32)
     return ExpertSamples(
-        observation=by_agent(demonstrations.observation),
-        available_actions=by_agent(demonstrations.available_actions),
-        action=by_agent(demonstrations.action),
-        weight=by_agent(weight),
+        observation=_by_agent(demonstrations.observation),
+        available_actions=_by_agent(demonstrations.available_actions),
+        action=_by_agent(demonstrations.action),
+        weight=_by_agent(weight),
     )
+
+
+def _by_agent(x: Array) -> Array:
+    """Turn `[T, E, A, ...]` into `[A, T * E, ...]`."""
+    x = jnp.moveaxis(x, 2, 0)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def init_state(environment: Environment, policy: Policy, settings: TrainSettings, key: PRNGKeyArray) -> TrainState:
@@ -239,17 +239,13 @@ def _agent_batches(rollout: Rollout, hyper: Hyper) -> _AgentBatch:
     estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
     advantage = jax.vmap(jax.vmap(estimate, in_axes=1, out_axes=1), in_axes=1, out_axes=1)(*sequences)
 
-    def by_agent(x: Array) -> Array:
-        x = jnp.moveaxis(x, 2, 0)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])
-
     return _AgentBatch(
-        observation=by_agent(rollout.observation),
-        available_actions=by_agent(rollout.available_actions),
-        action=by_agent(rollout.action),
-        log_prob=by_agent(rollout.log_prob),
-        advantage=by_agent(advantage),
-        target=by_agent(advantage + rollout.value),
+        observation=_by_agent(rollout.observation),
+        available_actions=_by_agent(rollout.available_actions),
+        action=_by_agent(rollout.action),
+        log_prob=_by_agent(rollout.log_prob),
+        advantage=_by_agent(advantage),
+        target=_by_agent(advantage + rollout.value),
     )
 
 

@@ -120,15 +120,21 @@ def _transcript_line(request: ChatRequest, candidate: Candidate) -> dict[str, An
 
 def print_table(console: Console, outcome: Outcome) -> None:
     """Print a row per round, with the control beside the model."""
-    table = Table(title="Return per agent on the selection episodes (higher is better)")
-    headings = ("round", "replies", "executable", "validity", "mean", "best", "best so far", "random valid, as many")
+    table = Table(title="Plans by round, with their returns per agent", title_justify="left")
+    headings = ("round", "replies", "plans", "valid", "mean", "best", "so far", "control")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for r in outcome.rounds:
-        control = f"{r.control.mean:.2f} ({r.control.low:.2f} to {r.control.high:.2f})"
-        figures = (_figure(r.mean_return), _figure(r.best_return), _figure(r.best_so_far), control)
-        table.add_row(str(r.index + 1), str(r.replies), str(r.executable), f"{r.validity:.0%}", *figures)
+        returns = (r.mean_return, r.best_return, r.best_so_far, r.control.mean)
+        counts = (str(r.index + 1), str(r.replies), str(r.executable), f"{r.validity:.0%}")
+        table.add_row(*counts, *map(_figure, returns))
     console.print(table)
+    last = outcome.rounds[-1].control
+    console.print(
+        f"plans: replies that could be executed. valid: executable triples. control: what the best of as many random "
+        f"valid plans comes to, on average; after the last round 95 % of draws lie between {last.low:.2f} and "
+        f"{last.high:.2f}."
+    )
     tokens = sum(r.prompt_tokens for r in outcome.rounds), sum(r.completion_tokens for r in outcome.rounds)
     console.print(
         f"Random actions: {outcome.random_return:.2f}. "
@@ -145,7 +151,7 @@ def draw_rounds(path: Path, outcome: Outcome, model: str) -> None:
     """Plot validity and return per round, with the control and random actions."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and needed once, at the end
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     rounds = [r.index + 1 for r in outcome.rounds]
     left.plot(rounds, [100 * r.validity for r in outcome.rounds], "o-", color="C0")
@@ -161,5 +167,5 @@ def draw_rounds(path: Path, outcome: Outcome, model: str) -> None:
     right.fill_between(rounds, low, high, color="C1", alpha=0.2, linewidth=0)
     right.axhline(outcome.random_return, color="0.5", linestyle=":", label="random actions")
     right.set(xlabel="round", ylabel="return per agent", xticks=rounds)
-    right.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)

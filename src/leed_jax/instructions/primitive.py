@@ -1,53 +1,20 @@
 """The fallback vocabulary: any environment can be instructed in its own primitive actions."""
 
-import dataclasses
 import functools
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int
 
-from leed_jax.environment import Environment, TimeStep
+from leed_jax.environment import Wrapper
 from leed_jax.instructions.vocabulary import Command, Parameter, Vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
-class PrimitiveInstructions:
+class PrimitiveInstructions(Wrapper):
     """Gives an environment without instructions of its own the single command `Act`, one step per instruction.
 
-    Attributes:
-        environment: the environment to wrap; its `action_names`, if it has any, become the parameters.
+    The environment's `action_names`, if it has any, become the parameters.
     """
-
-    environment: Environment
-
-    @property
-    def num_agents(self) -> int:
-        """The number of agents, `A`."""
-        return self.environment.num_agents
-
-    @property
-    def observation_size(self) -> int:
-        """The length of one agent's observation, `O`."""
-        return self.environment.observation_size
-
-    @property
-    def num_actions(self) -> int:
-        """The number of actions of an agent, `N`."""
-        return self.environment.num_actions
-
-    @property
-    def max_steps(self) -> int:
-        """The number of steps after which every episode is over."""
-        return self.environment.max_steps
-
-    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
-        """Start an episode; `key` is consumed."""
-        return self.environment.reset(key)
-
-    def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
-        """Take one action per agent; `key` is consumed."""
-        return self.environment.step(state, action, key)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

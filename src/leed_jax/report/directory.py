@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.files import write_whole
 
 LOCK = "lock"
 CONFIG = "config.yaml"
@@ -136,16 +137,6 @@ def check_free(path: Path) -> None:
                 "overwritten."
             )
         raise RunDirectoryError(f"out={path} is not empty. {mend}")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one piece: a reader, or a restart after a crash, sees all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _lock(path: Path) -> int:

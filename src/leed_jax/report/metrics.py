@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from leed_jax.errors import RunDirectoryError
-from leed_jax.report.directory import METRICS, TENSORBOARD, write_whole
+from leed_jax.files import write_whole
+from leed_jax.report.directory import METRICS, TENSORBOARD
 
 WALL_CLOCK_FIELDS = ("wall_s", "steps_per_s")
 """Fields in which a resumed run differs from one that was never stopped; all others are the same to the last bit."""

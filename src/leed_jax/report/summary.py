@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from leed_jax.report.directory import SUMMARY, write_whole
+from leed_jax.files import write_whole
+from leed_jax.report.directory import SUMMARY
 from leed_jax.report.metrics import mean_or_none
 
 
