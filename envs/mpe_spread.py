@@ -258,7 +258,7 @@ class SimpleSpread:
         axes.set_aspect("equal")
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.scatter(*state.landmark.T, marker="x", s=60, c="#404040", zorder=3)
+        axes.scatter(*state.landmark.T, marker="x", s=60, c="#404040", zorder=0)
         for i, (x, y) in enumerate(state.position):
             disc = {"xy": (x, y), "radius": AGENT_RADIUS, "facecolor": f"C{i % 10}", "alpha": 0.75}
             _add_circle(axes, **disc)
