@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from leed_jax.environment import TimeStep
+from leed_jax.environment import TimeStep, Wrapper
 from leed_jax.instructions import Command, Parameter, Vocabulary
 from leed_jax.train import Hyper
 
@@ -170,18 +170,32 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Traced:
+class Traced(Wrapper):
     """Any environment, with a list that grows whenever its step is traced."""
 
-    environment: Any
     traces: list[str] = dataclasses.field(default_factory=list, compare=False)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.environment, name)
 
     def step(self, state: Any, action: Any, key: Any) -> Any:
         self.traces.append("step")
         return self.environment.step(state, action, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedInstructed(Traced):
+    """The same for an environment with instructions."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.environment.vocabulary
+
+    def describe(self) -> str:
+        return self.environment.describe()
+
+    def act(self, state: Any, command: Any, parameter: Any) -> Any:
+        return self.environment.act(state, command, parameter)
+
+    def achieved(self, state: Any, command: Any, parameter: Any) -> Any:
+        return self.environment.achieved(state, command, parameter)
 
 
 HYPER = Hyper(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probes import Choice, Line, Steady, Traced, actions_of
+from probes import Choice, Line, Steady, TracedInstructed, actions_of
 
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import InstructionError
@@ -204,7 +204,7 @@ def test_primitive_actions_keep_the_environments_names_and_description() -> None
 
 
 def test_ten_thousand_episodes_are_one_call() -> None:
-    environment = Traced(LINE)
+    environment = TracedInstructed(LINE)
     still = [("Stay", "forever", f"agent_{i}") for i in range(2)]
     walks = [[("Walk", f"mark_{m}", f"agent_{i}") for i in range(2)] for m in (1, 2, 3)]
     plans = stack_plans([compile_triples(LINE.vocabulary, triples, CAPACITY) for triples in (still, *walks)])

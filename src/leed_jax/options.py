@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import re
 import types
 import typing
@@ -43,8 +44,9 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
 
 def attribute_meanings(cls: type) -> dict[str, str]:
     """The entries under `Attributes:` in the docstring of a class."""
-    _, _, attributes = (cls.__doc__ or "").partition("Attributes:\n")
-    entries = re.split(r"^ {8}(\w+): ", attributes, flags=re.MULTILINE)
+    # Python 3.13 strips the indentation when it compiles, earlier versions do not.
+    _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    entries = re.split(r"^ {4}(\w+): ", attributes, flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in zip(entries[1::2], entries[2::2], strict=True)}
 
 
