@@ -159,8 +159,7 @@ class SimpleSpread:
             f"{self.num_agents} agents move on a flat square arena that holds {self.landmarks} landmarks. "
             "At the start of an episode agents and landmarks are placed at random; landmarks never move. "
             f"An episode has {self.max_steps} steps; crossing the whole arena takes about 12. "
-            "At every step the team loses, for each landmark, the distance from it to the agent nearest to it, so the "
-            "team earns most when every landmark soon has an agent standing on it. "
+            "At every step the team loses, for each landmark, the distance from it to the agent nearest to it. "
             "An agent also loses when it bumps into another agent. "
             "All rewards are negative, and nearer to zero is better."
         )
@@ -176,8 +175,8 @@ class SimpleSpread:
             Parameter("nearest_landmark", "Whichever landmark is nearest to the agent at the moment."),
             Parameter(
                 "nearest_unclaimed_landmark",
-                "The nearest landmark that no other agent is nearer to, has been told to move to, or holds on, so "
-                "that agents with this parameter all go to different landmarks.",
+                "A landmark that no other agent has been told to move to or holds on. Those that are left are shared "
+                "out among the agents with this parameter, the shortest way first.",
             ),
             Parameter("origin", "The centre of the arena."),
             Parameter("nearest_agent", "Whichever other agent is nearest at the moment."),

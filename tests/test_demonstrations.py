@@ -14,6 +14,7 @@ from leed_jax.demonstrations import (
     ARRAYS,
     MANIFEST,
     TRANSCRIPT,
+    _manifest_sha256,
     execute_episodes,
     find_set,
     instructed,
@@ -41,8 +42,8 @@ def write(folder: Path, arrays: bool = True, triples: Any = TRIPLES) -> Path:
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+    manifest = {**json.loads((folder / MANIFEST).read_text()), **changes}
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _manifest_sha256(manifest)}))
 
 
 def refuse(folder: Path, environment: Any = None) -> str:
@@ -110,6 +111,21 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     assert MANIFEST in refuse(folder)
 
 
+def test_a_manifest_that_was_edited_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace("mark_3", "mark_2"))
+    assert f"{MANIFEST} is altered" in refuse(folder)
+    (folder / MANIFEST).write_text(json.dumps(json.loads(text)))
+    load_demonstrations(str(folder), Line())
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/x", "nul\0byte"])
+def test_a_path_that_no_system_takes_is_told(path: str) -> None:
+    with pytest.raises(DemonstrationError, match=r"demonstrations\.path="):
+        find_set(path)
+
+
 def test_another_environment_is_told_by_what_differs(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     assert "env.max_steps=8 where the run has 9" in refuse(folder, Line(max_steps=9))
@@ -129,6 +145,7 @@ def test_another_environment_is_told_by_what_differs(tmp_path: Path) -> None:
         {"plans": [[]]},
         {"max_instructions": "3"},
         {"max_instructions": 0},
+        {"max_instructions": 10**12},
         {"environment": None},
         {"environment": {"name": "probes:Line", "config": None}},
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import EndpointUnreachableError
 from leed_jax.generate import Outcome, generate
 from leed_jax.generate.__main__ import main
+from leed_jax.generate.candidates import Candidate, best_candidate, distinct_by_score
 from leed_jax.generate.control import best_of
 from leed_jax.generate.loop import round_requests
 from leed_jax.generate.prompt import reply_schema, task_message
@@ -188,9 +190,10 @@ SPREAD = [["MoveTo", f"landmark_{i}", f"agent_{i}"] for i in range(3)]
 def test_the_command_line_records_a_set_that_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
-    status, server = call([good(text(SPREAD))], tmp_path / "set")
+    monkeypatch.setenv("SOME_KEY", "sk-very-secret-0123456789")
+    status, server = call([good(text(SPREAD))], tmp_path / "set", "llm.api_key_env=SOME_KEY")
     assert status == 0
+    assert server.received[0].headers["authorization"] == "Bearer sk-very-secret-0123456789"
     assert len(server.received) == SMALL.rounds * SMALL.candidates
     loaded = load_demonstrations(str(tmp_path / "set"), SimpleSpread())
     assert loaded.manifest["plans"][0]["triples"] == SPREAD
@@ -271,9 +274,34 @@ def test_bad_settings_are_told_before_anything_is_asked(
 
 
 def test_an_endpoint_that_is_down_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(arguments(f"http://127.0.0.1:{closed_port()}/v1", tmp_path / "set"))
+    url = f"http://127.0.0.1:{closed_port()}/v1"
+    started = time.monotonic()
+    status = main(["experiment=mpe_spread", f"llm.base_url={url}", "llm.model=m", f"generate.out={tmp_path / 'set'}"])
+    assert time.monotonic() - started < 10
     assert status == 2
     assert "127.0.0.1" in capsys.readouterr().err
+
+
+def test_no_key_is_sent_unless_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
+    _, server = call([refusal(401)], tmp_path / "set")
+    assert server.received
+    assert all("authorization" not in request.headers for request in server.received)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    status, server = call([good(text(SPREAD))], tmp_path / "file" / "set")
+    assert status == 2
+    assert server.received == []
+    assert "generate.out=" in capsys.readouterr().err
+
+
+def test_a_return_of_zero_is_a_return() -> None:
+    scored = [Candidate(0, i, None, (), 1.0, score=s) for i, s in enumerate([-5.0, None, 0.0])]
+    assert best_candidate(scored) == scored[2]
+    named = [dataclasses.replace(c, triples=((str(c.index),) * 3,)) for c in scored]
+    assert [c.index for c in distinct_by_score(named)] == [2, 0]
 
 
 def test_progress_is_reported_after_each_round() -> None:

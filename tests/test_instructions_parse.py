@@ -50,9 +50,14 @@ READABLE = {
     "plain with quotes": "\n".join("['" + "', \"".join(t[:2]) + f'", `{t[2]}` ]' for t in TWO),
     "plain inside a JSON object": json.dumps({"instructions": "\n".join(f"[{', '.join(t)}]" for t in TWO)}),
     "JSON that is cut off": json.dumps({"instructions": LISTS})[:-1],
-    "things between triples": json.dumps([1, *LISTS, None, "and so on"]),
     "other objects beside it": '{"mood": "good"}\n' + json.dumps({"instructions": LISTS}),
 }
+
+
+def test_what_is_no_triple_beside_triples_counts_as_a_wrong_one() -> None:
+    triples = parse_reply(json.dumps([1, *LISTS, None, "and so on"]))
+    assert triples == [("1", "", ""), *TWO, ("null", "", ""), ("and so on", "", "")]
+    assert validate(WORDS, triples).validity == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize("form", READABLE)

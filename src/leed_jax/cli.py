@@ -1,6 +1,7 @@
 """What the command lines share: errors become one paragraph and an exit status, flags, and signals that stop a run."""
 
 import dataclasses
+import os
 import shutil
 import signal
 import sys
@@ -8,7 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from leed_jax.config import Config
 from leed_jax.errors import LeedError
@@ -33,6 +34,19 @@ def exit_on_error(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with an exit status; after an interruption at once, without waiting for what a device computes.
+
+    Args:
+        status: what `exit_on_error` returned.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == 128 + signal.SIGINT:
+        os._exit(status)
+    sys.exit(status)
 
 
 def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] = ()) -> bool:

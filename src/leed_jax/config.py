@@ -128,7 +128,7 @@ class LLMConfig:
     Attributes:
         base_url: where its API starts.
         model: the model's name there.
-        api_key_env: the environment variable that holds the key.
+        api_key_env: the environment variable that holds the key; empty for none.
         temperature: sampling temperature.
         max_tokens: longest reply.
         timeout_s: seconds until a request is given up.
@@ -139,7 +139,7 @@ class LLMConfig:
 
     base_url: str = "http://127.0.0.1:8080/v1"
     model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = ""
     temperature: float = 0.7
     max_tokens: int = 400
     timeout_s: float = 120.0
@@ -169,7 +169,7 @@ class GenerateConfig:
     selection_episodes: int = 256
     report_episodes: int = 2048
     recorded_episodes: int = 256
-    control_plans: int = 2000
+    control_plans: int = 4000
     out: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 A set is a folder with
 
-    manifest.json                what it was made for and from, the kept plans, every score, and the sha256 of each file
+    manifest.json                what it was made for and from, plans, scores, the sha256 of each file and its own
     transcript.jsonl             every prompt and every reply, as they were
     demonstrations.safetensors   executed episodes (or none: plans can be executed again)
 
@@ -12,6 +12,7 @@ Loading verifies all of it before anything is used. Sets that come with leed_jax
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -45,6 +46,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TRANSCRIPT = "transcript.jsonl"
 ARRAYS = "demonstrations.safetensors"
+MAX_INSTRUCTIONS = 10_000
 
 _MEND = "record the set anew with python -m leed_jax.generate, or name another in demonstrations.path."
 
@@ -91,13 +93,18 @@ class DemonstrationSet:
             if self.recorded is None:
                 raise DemonstrationError(f"{self.path} holds plans only; set demonstrations.episodes to execute them.")
             return self.recorded
-        return execute_episodes(self.environment, self.plans, jax.random.key(seed), episodes, noise)
+        return execute_episodes(self.environment, self.plans, demonstration_key(seed), episodes, noise)
 
     def returns(self, key: PRNGKeyArray, num_episodes: int) -> Float[Array, "N A"]:
         """The best plan's own returns on fresh episodes, without noise; `key` is consumed."""
         best = jax.tree.map(lambda x: x[:1], self.plans)
         score = jax.jit(lambda keys: plan_returns(self.environment, best, keys)[0])
         return score(jax.random.split(key, num_episodes))
+
+
+def demonstration_key(seed: int) -> PRNGKeyArray:
+    """The key of demonstrations with this seed; apart from those that the same seed gives elsewhere."""
+    return jax.random.fold_in(jax.random.key(seed), 0xDE305)
 
 
 def execute_episodes(
@@ -145,6 +152,7 @@ def save_demonstrations(
         write_whole(path / name, content)
     listing = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in files.items()}
     whole = {"format": FORMAT, "environment": environment_identity(environment), **manifest, "files": listing}
+    whole["sha256"] = _manifest_sha256(whole)
     write_whole(path / MANIFEST, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -177,9 +185,12 @@ def find_set(path: str) -> Path:
     if not path:
         raise DemonstrationError("demonstrations.path is empty: give the folder or the name of a demonstration set.")
     packaged = Path(str(resources.files("leed_jax.demos"))) / path
-    for folder in (Path(path).expanduser(), packaged):
-        if (folder / MANIFEST).is_file():
-            return folder
+    for folder in (Path(os.path.expanduser(path)), packaged):  # noqa: PTH111 - which never raises, as Path's does
+        try:
+            if (folder / MANIFEST).is_file():
+                return folder
+        except (OSError, ValueError) as error:
+            raise DemonstrationError(f"demonstrations.path={path[:200]} cannot be looked up ({error}).") from None
     names = ", ".join(recorded_sets()) or "none"
     raise DemonstrationError(
         f"demonstrations.path={path}: there is no demonstration set (no {MANIFEST} in that folder, and no recorded set "
@@ -191,6 +202,12 @@ def recorded_sets() -> list[str]:
     """Names of the sets that come with leed_jax."""
     root = Path(str(resources.files("leed_jax.demos")))
     return sorted(str(file.parent.relative_to(root)) for file in root.rglob(MANIFEST))
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """The hash of all that a manifest says but for this hash itself, however it is laid out."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return _sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _sha256(content: bytes) -> str:
@@ -206,6 +223,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise DemonstrationError(f"{path} has format {found!r}, and this version reads {FORMAT}: {_MEND}")
+    if manifest.get("sha256") != _manifest_sha256(manifest):
+        raise DemonstrationError(f"{path} is altered: its sha256 is not its content's. Restore the file, or {_MEND}")
     return manifest
 
 
@@ -250,7 +269,7 @@ def _read_verified(path: Path, listing: Any) -> bytes:
 
 def _read_plans(folder: Path, manifest: Mapping[str, Any], environment: InstructedEnvironment) -> Plan:
     capacity, entries = manifest.get("max_instructions"), manifest.get("plans")
-    if not isinstance(capacity, int) or not isinstance(entries, list) or not entries:
+    if not isinstance(capacity, int) or capacity > MAX_INSTRUCTIONS or not isinstance(entries, list) or not entries:
         raise DemonstrationError(f"{folder / MANIFEST} lists no plans: {_MEND}")
     try:
         plans = [compile_triples(environment.vocabulary, _as_triples(entry), capacity) for entry in entries]

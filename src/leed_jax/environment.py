@@ -26,7 +26,8 @@ class TimeStep:
         final_observation: what the action led to, before any automatic reset; elsewhere equal to `observation`.
             Values at a time limit are bootstrapped from it.
         reward: one reward per agent for the action just taken; zero after a reset.
-        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped.
+        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped. For now all agents
+            terminate together.
         truncated: the episode was cut off, by a time limit for instance: the value of what follows still counts.
         available_actions: which actions each agent may take next.
     """

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import inspect
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from leed_jax.environment import Environment
 from leed_jax.errors import ConfigurationError, EnvironmentContractError, LeedError
 from leed_jax.options import one_sentence
+from leed_jax.testing import check_environment
 
 _PROTOCOL = ("num_agents", "observation_size", "num_actions", "max_steps", "reset", "step")
 
@@ -78,3 +81,35 @@ def environment_identity(environment: Environment) -> dict[str, Any]:
     """What tells environments apart: the class's import path and the values of its fields."""
     cls = type(environment)
     return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}  # type: ignore[call-overload]
+
+
+def check_contract(name: str, environment: Environment) -> None:
+    """Put a configured environment through the contract.
+
+    Args:
+        name: its `env.name`, for the message.
+        environment: the environment.
+
+    Raises:
+        EnvironmentContractError: it breaks a rule of the protocol, or raises an error of its own.
+    """
+    try:
+        check_environment(environment, episodes=1)
+    except EnvironmentContractError as error:
+        raise EnvironmentContractError(f"env.name={name} breaks the environment protocol: {error}.") from error
+    except LeedError:
+        raise
+    except Exception as error:  # whatever a user's environment raises
+        raise EnvironmentContractError(
+            f"env.name={name} raised {type(error).__name__}{_place(error, environment)}: {error}"
+        ) from error
+
+
+def _place(error: Exception, environment: Environment) -> str:
+    """Where in the environment's own file an error came up."""
+    try:
+        file = inspect.getfile(type(environment))
+    except (TypeError, OSError):
+        return ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in {file}, line {lines[-1]}" if lines else ""

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import inspect
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from leed_jax.config import Config, check_config, make_environment
+from leed_jax.config import Config, check_config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.environment import Environment
-from leed_jax.errors import ConfigurationError, DemonstrationError, EnvironmentContractError, LeedError
+from leed_jax.environment_class import check_contract, make_environment
+from leed_jax.errors import ConfigurationError, DemonstrationError
 from leed_jax.evaluate import play, policy_chooser
 from leed_jax.policy import Policy, PolicyParameters
-from leed_jax.testing import check_environment
 from leed_jax.train import (
     ExpertSamples,
     Hyper,
@@ -92,7 +90,7 @@ def prepare(config: Config) -> Setup:
     check_config(config)
     environment = make_environment(config.env)
     demonstrations, remarks = _load(config, environment)
-    _check_contract(config, environment)
+    check_contract(config.env["name"], environment)
     schedule = Schedule.of(config)
     settings = TrainSettings(
         num_envs=config.num_envs,
@@ -132,30 +130,6 @@ def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | 
         if config.algorithm == "leed":
             raise
         return None, (f"The instructions' own return will not be reported: {error}",)
-
-
-def _check_contract(config: Config, environment: Environment) -> None:
-    name = config.env["name"]
-    try:
-        check_environment(environment, episodes=1)
-    except EnvironmentContractError as error:
-        raise EnvironmentContractError(f"env.name={name} breaks the environment protocol: {error}.") from error
-    except LeedError:
-        raise
-    except Exception as error:  # whatever a user's environment raises
-        raise EnvironmentContractError(
-            f"env.name={name} raised {type(error).__name__}{_place(error, environment)}: {error}"
-        ) from error
-
-
-def _place(error: Exception, environment: Environment) -> str:
-    """Where in the environment's own file an error came up."""
-    try:
-        file = inspect.getfile(type(environment))
-    except (TypeError, OSError):
-        return ""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" in {file}, line {lines[-1]}" if lines else ""
 
 
 def make_hyper(config: Config, schedule: Schedule) -> Hyper:

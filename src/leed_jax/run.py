@@ -18,11 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from leed_jax.cli import answer_flags, exit_on_error
+from leed_jax.cli import answer_flags, exit_on_error, leave
 from leed_jax.config import Config, explain, from_node, unknown_key
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, options
-from leed_jax.runner import resume_run, start_run
 
 ABOUT = """
 usage: python -m leed_jax.run experiment=NAME [key=value ...]
@@ -59,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if answer_flags(arguments, ABOUT, hidden=("llm", "generate")):
         return 0
+    # Imported here, so that other command lines can compose a configuration without everything that trains.
+    from leed_jax.runner import resume_run, start_run  # noqa: PLC0415
+
     console = Console()
     directory = _resumed_directory(arguments)
     outcome = start_run(compose_config(arguments), console) if directory is None else resume_run(directory, console)
@@ -197,7 +199,11 @@ def _register_experiment(store: ConfigStore, experiment: str) -> list[str]:
         raise ConfigurationError(
             f"experiment={experiment}: there is no such experiment or YAML file.{hint} Available: {', '.join(names)}."
         )
-    _store_experiment(store, _USER_EXPERIMENT, path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
+    _store_experiment(store, _USER_EXPERIMENT, text, str(path))
     return [f"+experiment={_USER_EXPERIMENT}"]
 
 
@@ -223,4 +229,4 @@ def _hydra_message(error: HydraException, experiment: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

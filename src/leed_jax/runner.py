@@ -262,7 +262,11 @@ def _summary(run: _Run, state: TrainState, rows: Sequence[Row]) -> dict[str, Any
     steps, wall_s = schedule.chunks * schedule.steps_per_chunk, rows[-1]["wall_s"]
     key, episodes = jax.random.key(config.evaluation.seed), config.evaluation.episodes
     at_random = jax.jit(lambda key: jnp.mean(play(setup.environment, random_chooser, key, episodes)[0]))
-    instructions = None if setup.demonstrations is None else jnp.mean(setup.demonstrations.returns(key, episodes))
+    instructions = (
+        None
+        if setup.demonstrations is None
+        else jnp.mean(setup.demonstrations.returns(jax.random.fold_in(key, 2), episodes))
+    )
     return {
         "algorithm": config.algorithm,
         "experiment": config.experiment,

@@ -92,6 +92,12 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
         _require(found == (shape, dtype), f"{where}: {name} must be {wanted}, and is {given}")
         _require(bool(np.all(np.isfinite(value))), f"{where}: {name} is not finite")
     _require(bool(np.all(np.any(time_step.available_actions, axis=-1))), f"{where}: an agent has no available action")
+    together = np.all(time_step.terminated) or not np.any(time_step.terminated)
+    _require(
+        bool(together),
+        f"{where}: some agents are terminated and others are not, which is not supported yet; end the episode for all, "
+        "or let the agent go on with a reward of zero",
+    )
 
 
 def _check_transformed(environment: Environment, reset: Any, step: Any, key: Any) -> None:

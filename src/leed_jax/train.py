@@ -91,7 +91,7 @@ class TrainSettings:
     expert_schedule: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.steps_per_update % self.minibatches:
+        if self.minibatches < 1 or self.steps_per_update % self.minibatches:
             raise ConfigurationError(
                 f"An update has num_envs x rollout_steps = {self.steps_per_update} samples, which cannot be cut into "
                 f"minibatches={self.minibatches} equal parts; choose a divisor."

@@ -1,16 +1,18 @@
 """The command line of demonstration generation."""
 
 import asyncio
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from leed_jax.cli import answer_flags, exit_on_error
+from leed_jax.cli import answer_flags, exit_on_error, leave
 from leed_jax.config import Config
 from leed_jax.demonstrations import instructed
-from leed_jax.environment_class import make_environment
+from leed_jax.environment_class import check_contract, make_environment
+from leed_jax.errors import RunDirectoryError
 from leed_jax.generate.loop import Outcome, Round, generate
 from leed_jax.generate.record import JOURNAL, PLOT, draw_rounds, output_folder, print_table, write_set
 from leed_jax.instructions import InstructedEnvironment
@@ -52,7 +54,9 @@ def _main(arguments: list[str]) -> int:
     if answer_flags(arguments, ABOUT, HIDDEN):
         return 0
     config = compose_config(arguments)
-    environment = instructed(make_environment(config.env))
+    plain = make_environment(config.env)
+    check_contract(config.env["name"], plain)
+    environment = instructed(plain)
     folder = output_folder(config)
     console = Console()
     # A retried request is no news to the user; one that failed for good is reported with its round.
@@ -70,6 +74,9 @@ def _main(arguments: list[str]) -> int:
 async def _generate(config: Config, environment: InstructedEnvironment, console: Console) -> Outcome:
     llm = config.llm
     policy = RetryPolicy(attempts=llm.max_attempts)
+    # As long as all attempts may take, with the waits between them.
+    longest = llm.max_attempts * (llm.timeout_s + policy.wait_max_s + policy.wait_jitter_s)
+    policy = dataclasses.replace(policy, total_s=longest)
     client = OpenAICompatible(
         llm.base_url,
         llm.model,
@@ -79,7 +86,12 @@ async def _generate(config: Config, environment: InstructedEnvironment, console:
         retry=policy,
     )
     folder = output_folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{folder} cannot be made ({error.strerror}); choose another folder with generate.out=."
+        ) from None
     console.print(
         f"Asking {llm.model} at {llm.base_url} for {config.generate.rounds} rounds "
         f"of {config.generate.candidates} plans.",
@@ -102,4 +114,4 @@ async def _generate(config: Config, environment: InstructedEnvironment, console:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from leed_jax.errors import InstructionError, LLMError
+from leed_jax.errors import EnvironmentContractError, InstructionError, LLMError
 from leed_jax.instructions import (
     InstructedEnvironment,
     Plan,
@@ -112,12 +112,19 @@ class Scorer:
         return np.concatenate(parts)
 
     def score_candidates(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with their scores; those without a plan as they are."""
+        """The candidates with their scores; those without a plan as they are.
+
+        Raises:
+            EnvironmentContractError: a return is not finite.
+        """
         plans = [c.plan for c in candidates if c.plan is not None]
         if not plans:
             return list(candidates)
-        scores = iter(self.scores(stack_plans(plans)))
-        return [c if c.plan is None else dataclasses.replace(c, score=float(next(scores))) for c in candidates]
+        scores = self.scores(stack_plans(plans))
+        if not np.all(np.isfinite(scores)):
+            raise EnvironmentContractError("An executed plan's return is not finite; mend the environment's rewards.")
+        following = iter(scores.tolist())
+        return [c if c.plan is None else dataclasses.replace(c, score=next(following)) for c in candidates]
 
     def usage(self, plan: Plan) -> dict[tuple[int, int], float]:
         """The share of all agents' steps for which each (command, parameter) was in force."""
@@ -132,13 +139,16 @@ class Scorer:
 
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
     """The executable candidate with the highest score; the earliest of equals."""
-    scored = [c for c in candidates if c.score is not None]
-    return max(scored, key=lambda c: c.score or -np.inf, default=None)
+    return max((c for c in candidates if c.score is not None), key=_score, default=None)
 
 
 def distinct_by_score(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Executable candidates, best first, each plan once."""
     seen: dict[Any, Candidate] = {}
-    for candidate in sorted((c for c in candidates if c.score is not None), key=lambda c: -(c.score or 0.0)):
+    for candidate in sorted((c for c in candidates if c.score is not None), key=_score, reverse=True):
         seen.setdefault(candidate.triples, candidate)
     return list(seen.values())
+
+
+def _score(candidate: Candidate) -> float:
+    return -np.inf if candidate.score is None else candidate.score

@@ -80,7 +80,7 @@ class _Keys:
 
     @classmethod
     def from_seed(cls, seed: int) -> "_Keys":
-        return cls(*jax.random.split(jax.random.key(seed), 4))
+        return cls(*jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x6E11), 4))
 
 
 async def generate(
@@ -106,19 +106,18 @@ async def generate(
     """
     keys = _Keys.from_seed(seed)
     scorer = Scorer(environment, jax.random.split(keys.selection, settings.selection_episodes), settings.candidates)
-    random_return = _random_return(environment, keys.random, settings.report_episodes)
-    pool = random_plan_scores(
-        environment.vocabulary, scorer, keys.control, settings.max_instructions, settings.control_plans
-    )
-    asked = [settings.candidates * (r + 1) for r in range(settings.rounds)]
     candidates: list[Candidate] = []
     requests: list[ChatRequest] = []
     rounds: list[Round] = []
-    for index, control in enumerate(controls(pool, asked)):
-        feedback = feedback_lines(environment.vocabulary, candidates, scorer, random_return) if candidates else []
+    feedback: list[str] = []
+    for index in range(settings.rounds):
         batch = round_requests(environment, llm, settings, index, feedback, seed)
         outcomes = await complete_all(model, batch, llm.concurrency)
         _raise_if_none_answered(outcomes)
+        if index == 0:
+            # Not before the first answer: this takes a while, and an endpoint that is down should be told at once.
+            random_return = _random_return(environment, keys.random, settings.report_episodes)
+            control = _controls(environment, scorer, keys.control, settings)
         fresh = [
             read_candidate(environment, settings.max_instructions, index, i, outcome)
             for i, outcome in enumerate(outcomes)
@@ -126,8 +125,9 @@ async def generate(
         fresh = scorer.score_candidates(fresh)
         candidates += fresh
         requests += batch
-        rounds.append(_summarise(index, fresh, candidates, control))
+        rounds.append(_summarise(index, fresh, candidates, control[index]))
         on_round(rounds[-1])
+        feedback = feedback_lines(environment.vocabulary, candidates, scorer, random_return)
     best = best_candidate(candidates)
     report = None if best is None else _report_return(environment, best, keys.report, settings.report_episodes)
     return Outcome(tuple(rounds), tuple(candidates), tuple(requests), best, report, random_return)
@@ -143,8 +143,7 @@ def round_requests(
 ) -> list[ChatRequest]:
     """The requests of one round: one prompt, and a seed and a plan length of its own for each candidate.
 
-    Lengths go round from 1 to `settings.max_instructions`; the control's random plans have the same distribution of
-    lengths.
+    Lengths go round from 1 to `settings.max_instructions`, for the control's random plans as well.
 
     Args:
         environment: what to write plans for.
@@ -163,6 +162,12 @@ def round_requests(
         messages = (*head, request_message(environment.vocabulary.agents, feedback, length))
         requests.append(ChatRequest(messages, llm.temperature, first + i, llm.max_tokens, schema))
     return requests
+
+
+def _controls(environment: InstructedEnvironment, scorer: Scorer, key: Any, settings: GenerateConfig) -> list[Control]:
+    """For each round, the best of as many random valid plans as the model has been asked for by then."""
+    pool = random_plan_scores(environment.vocabulary, scorer, key, settings.max_instructions, settings.control_plans)
+    return controls(pool, [settings.candidates * (r + 1) for r in range(settings.rounds)])
 
 
 def _raise_if_none_answered(outcomes: Sequence[Any]) -> None:

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
 from leed_jax.config import Config
-from leed_jax.demonstrations import MANIFEST, execute_episodes, save_demonstrations
+from leed_jax.demonstrations import MANIFEST, demonstration_key, execute_episodes, save_demonstrations
 from leed_jax.errors import DemonstrationError, RunDirectoryError
 from leed_jax.generate.candidates import Candidate
 from leed_jax.generate.loop import Outcome
@@ -34,7 +33,7 @@ def output_folder(config: Config) -> Path:
     module = str(config.env.get("name", "")).partition(":")[0].rpartition(".")[2]
     # A model's name may be a path or hold one; only harmless characters become part of a folder's name.
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.llm.model).strip("-.") or "model"
-    folder = Path(config.generate.out) if config.generate.out else Path("demos") / module / model
+    folder = Path(config.generate.out).expanduser() if config.generate.out else Path("demos") / module / model
     if (folder / MANIFEST).exists():
         raise RunDirectoryError(f"{folder} holds a finished demonstration set; choose another one with generate.out=.")
     if folder.exists() and not folder.is_dir():
@@ -60,7 +59,7 @@ def write_set(folder: Path, config: Config, environment: InstructedEnvironment, 
     recorded = execute_episodes(
         environment,
         plans,
-        jax.random.key(config.demonstrations.seed),
+        demonstration_key(config.demonstrations.seed),
         config.generate.recorded_episodes,
         config.demonstrations.noise,
     )

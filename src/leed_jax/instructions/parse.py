@@ -105,14 +105,16 @@ def _triples(value: Any) -> list[Triple]:
         return []
     if len(value) == len(_KEYS) and all(isinstance(item, str) and "[" not in item for item in value):
         value = [value]
-    return [triple for triple in map(_triple, value) if triple is not None]
+    # A list of other things is no list of triples; beside one triple at least, they are triples gone wrong.
+    return [_triple(item) for item in value] if any(isinstance(item, list | dict) for item in value) else []
 
 
-def _triple(item: Any) -> Triple | None:
+def _triple(item: Any) -> Triple:
     if isinstance(item, dict):
         item = [item.get(key) for key in _KEYS]
     if not isinstance(item, list):
-        return None
+        # It stays in sight of the validation, as an unknown command.
+        item = [item]
     words = [word if isinstance(word, str) else json.dumps(word)[:MAX_WORD_CHARACTERS] for word in item]
     first, second, *rest = (*words, "", "")
     # What is too much stays in sight of the validation, as part of the last word.

@@ -78,23 +78,26 @@ def decompile(vocabulary: Vocabulary, plan: Plan) -> list[Triple]:
     return triples
 
 
-def random_plan(vocabulary: Vocabulary, key: PRNGKeyArray, max_length: int) -> Plan:
+def random_plan(
+    vocabulary: Vocabulary, key: PRNGKeyArray, max_length: int, longest: Int[Array, ""] | int | None = None
+) -> Plan:
     """Draw a plan uniformly from the valid ones: the control that a model's plans are compared with.
 
-    Each agent's length is uniform on 1 to `max_length`; each of its instructions is uniform over the (command,
+    Each agent's length is uniform on 1 to `longest`; each of its instructions is uniform over the (command,
     parameter) pairs that are valid for it.
 
     Args:
         vocabulary: the environment's words.
         key: source of the plan; consumed.
-        max_length: the largest number of instructions of an agent.
+        max_length: the plan's capacity.
+        longest: the largest number of instructions of an agent; the capacity if None.
     """
     length_key, word_key = jax.random.split(key)
     allowed = jnp.asarray(vocabulary.allowed)
     agents, _, parameters = allowed.shape
     logits = jnp.where(allowed.reshape(agents, 1, -1), 0.0, -jnp.inf)
     pair = jax.random.categorical(word_key, logits, axis=-1, shape=(agents, max_length))
-    length = jax.random.randint(length_key, (agents,), 1, max_length + 1)
+    length = jax.random.randint(length_key, (agents,), 1, (max_length if longest is None else longest) + 1)
     return Plan(
         command=(pair // parameters).astype(jnp.int32), parameter=(pair % parameters).astype(jnp.int32), length=length
     )

@@ -1,6 +1,7 @@
 """The bodies of the chat completion API: what is sent, what comes back, and what a refusal asks for."""
 
 import json
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from leed_jax.llm.excerpts import whole_characters
@@ -64,7 +65,7 @@ def read_completion(body: bytes, model: str) -> Reply:
         text=whole_characters(content),
         usage=Usage.from_dict(document.get("usage")),
         finish_reason=whole_characters(reason) if isinstance(reason, str) else None,
-        model=whole_characters(name) if isinstance(name, str) else model,
+        model=_model_name(name) if isinstance(name, str) else model,
     )
 
 
@@ -115,3 +116,11 @@ def _key_mend(key_env: str | None, has_key: bool) -> str:
     if has_key:
         return f"It does not accept the key in the environment variable {key_env}; set that to a valid key."
     return f"No key was sent; set the environment variable {key_env} to your key."
+
+
+def _model_name(name: str) -> str:
+    """The name that the endpoint gives its model; of a path on its own disk, which some servers give, the last part."""
+    for flavour in (PurePosixPath, PureWindowsPath):
+        if flavour(name).is_absolute():
+            name = flavour(name).name
+    return whole_characters(name)
