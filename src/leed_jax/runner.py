@@ -59,7 +59,8 @@ def start_run(config: Config, console: Console | None = None) -> Outcome:
     """
     console = console or Console()
     path = choose_path(config)
-    setup = prepare(config)
+    with memory_errors():
+        setup = prepare(config)
     program = Program(setup)
     _compile(setup, program, console)
     with RunDirectory.create(path, _portable(setup)) as directory:
@@ -78,7 +79,8 @@ def resume_run(path: Path, console: Console | None = None) -> Outcome:
     """
     console = console or Console()
     with RunDirectory.reopen(path) as directory:
-        setup = prepare(directory.config)
+        with memory_errors():
+            setup = prepare(directory.config)
         program = Program(setup)
         run = _Run(setup, program, directory, console)
         chunk = run.checkpoints.latest() or 0
