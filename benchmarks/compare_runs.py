@@ -1,4 +1,4 @@
-"""Learning curves and final returns of several runs, side by side.
+"""Learning curves and final returns of several runs, side by side; returns to compare with are the first run's.
 
     python benchmarks/compare_runs.py runs/leed runs/ippo --out comparison.png
 
@@ -37,6 +37,7 @@ def main() -> None:
         spread = f"{interquartile_mean(final):.2f} ({final.min():.2f}, {final.max():.2f})"
         seconds = summary["wall_s"] / len(final)
         print(f"| `{name}` | {spread} | {summary['env_steps']:,} | {seconds:.0f} |")
+    summary = json.loads((options.runs[0] / "summary.json").read_text())
     for key, label in (("instructions", "instructions alone"), ("random", "random actions")):
         value = summary[f"{key}_return_per_agent"]
         axes.axhline(value, color="0.4", linestyle="--" if key == "instructions" else ":", linewidth=1)
