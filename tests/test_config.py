@@ -67,6 +67,7 @@ def test_defaults_are_not_shared_between_configurations():
         ({"demonstrations": {"episodes": 0}}, ["demonstrations.episodes=0", "null"]),
         ({"ppo": {"minibatches": 5000}}, ["ppo.minibatches=5000", "3328 samples"]),
         ({"total_steps": 10}, ["total_steps=10", "3328"]),
+        ({"total_steps": 10**30}, ["total_steps=1000", "1e+15"]),
     ],
 )
 def test_bad_values_are_named_with_the_mend(values, words):

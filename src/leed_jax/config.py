@@ -332,6 +332,7 @@ _POSITIVE = (
 )
 _RANGES = {
     "seed": (0, 2**31 - 1),
+    "total_steps": (1, 10**15),
     "demonstrations.seed": (0, 2**31 - 1),
     "evaluation.seed": (0, 2**31 - 1),
     "ppo.learning_rate": (0.0, 1.0),
