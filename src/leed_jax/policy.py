@@ -87,7 +87,9 @@ class Policy:
 
     def init_agents(self, key: PRNGKeyArray, num_agents: int) -> PolicyParameters:
         """Draw the parameters of all agents, stacked on the leading axis; `key` is consumed."""
-        return jax.vmap(self.init)(jax.random.split(key, num_agents))
+        # One after the other, also under a vmap over seeds: on CPU, batched QR decompositions, which orthogonal
+        # initialisation needs, wait for threads of the pool that they themselves keep busy, and now and then for ever.
+        return jax.vmap(jax.custom_batching.sequential_vmap(self.init))(jax.random.split(key, num_agents))
 
     def logits(
         self, parameters: PolicyParameters, observation: Float[Array, "*B O"], available: Bool[Array, "*B N"]
