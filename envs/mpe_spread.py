@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import TimeStep
 from leed_jax.errors import ConfigurationError
-from leed_jax.instructions import Command, Parameter, Vocabulary
+from leed_jax.instructions import Command, Measure, Parameter, Vocabulary
 
 STEP_S = 0.1
 DAMPING = 0.25
@@ -32,6 +32,9 @@ ARRIVED = 0.1
 TOUCHING = 2 * AGENT_RADIUS + 0.05
 CLEAR = 4 * AGENT_RADIUS
 SLOW = 0.05
+
+# The landmarks that `describe_state` tells each agent's distance to.
+TOLD_LANDMARKS = 8
 
 MOVE_TO, HOLD, KEEP_AWAY = range(3)
 ACTION_NAMES = ("stay", "left", "right", "down", "up")
@@ -247,6 +250,41 @@ class SimpleSpread:
             own,
         )
         return points[choice]
+
+    # --- what happened, and what is the case -------------------------------------------------------------------------
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Collisions, landmarks that are left out, and how soon all of them are covered."""
+        return (
+            Measure("collisions", "collisions between agents", "sum"),
+            Measure("uncovered_landmarks", "landmarks uncovered at the end", "last"),
+            Measure("arrival", f"steps until all landmarks are covered ({self.max_steps} if never)", "first"),
+        )
+
+    def measure(self, state: SpreadState) -> dict[str, Float[Array, ""]]:
+        """Measure one state; a landmark is covered by an agent within 0.1, and a collision counts at every step."""
+        collisions = jnp.sum(_overlapping(state.position)) / 2
+        uncovered = jnp.sum(jnp.min(_distance(state.position, state.landmark), axis=0) > ARRIVED).astype(jnp.float32)
+        return {
+            "collisions": collisions,
+            "uncovered_landmarks": uncovered,
+            "arrival": (uncovered == 0).astype(jnp.float32),
+        }
+
+    def describe_state(self, state: SpreadState) -> str:
+        """Tell each agent's distance to the landmarks, nearest first, and which of them are nearest to several."""
+        distance = np.asarray(_distance(jnp.asarray(state.position), jnp.asarray(state.landmark)))
+        order = np.argsort(distance, axis=-1, kind="stable")
+        lines = []
+        for agent, landmarks in enumerate(order[:, :TOLD_LANDMARKS]):
+            shown = ", ".join(f"{distance[agent, i]:.2f} from landmark_{i}" for i in landmarks)
+            lines.append(f"agent_{agent} is {shown}.")
+        for landmark in sorted(set(order[:, 0].tolist())):
+            rivals = [f"agent_{i}" for i in np.flatnonzero(order[:, 0] == landmark)]
+            if len(rivals) > 1:
+                lines.append(f"landmark_{landmark} is contested: it is the nearest one to {' and '.join(rivals)}.")
+        return "\n".join(lines)
 
     # --- picture ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,13 @@ Act = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
+class Choice:
+    """An act that depends on what was asked."""
+
+    choose: "Callable[[Received], Act]"
+
+
+@dataclass
 class Received:
     """One request, as it arrived."""
 
@@ -31,7 +38,7 @@ class Received:
 class Server:
     """Where it listens, what it was asked, and what it does with each request: the script's last act repeats."""
 
-    script: Sequence[Act]
+    script: Sequence[Act | Choice]
     base_url: str = ""
     received: list[Received] = field(default_factory=list)
     open_now: int = 0
@@ -48,8 +55,10 @@ class Server:
         line, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
         headers = {name.lower(): value for name, value in (item.split(": ", 1) for item in rest)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.received.append(Received(line, headers, body, time.monotonic()))
+        received = Received(line, headers, body, time.monotonic())
+        self.received.append(received)
         act = self.script[min(len(self.received), len(self.script)) - 1]
+        act = act.choose(received) if isinstance(act, Choice) else act
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
         try:
@@ -59,7 +68,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(*script: Act) -> AsyncIterator[Server]:
+async def serving(*script: Act | Choice) -> AsyncIterator[Server]:
     """Serve a script, one act a request, on a free port."""
     server = Server(script)
     tasks: set[asyncio.Task[None]] = set()
@@ -95,6 +104,19 @@ def completion(text: str | None = "hello", **fields: Any) -> dict[str, Any]:
     }
 
 
+def message(text: str | None = "hello", **fields: Any) -> dict[str, Any]:
+    """The body of a good answer of the Messages API."""
+    return {
+        "type": "message",
+        "role": "assistant",
+        "content": [] if text is None else [{"type": "text", "text": text}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+        "model": "served",
+        **fields,
+    }
+
+
 def raw(body: bytes, status: int = 200, headers: Sequence[str] = (), length: int | None = None) -> Act:
     """Answer with these bytes, claiming a length of theirs or another one."""
 
@@ -115,6 +137,11 @@ def good(text: str | None = "hello", **fields: Any) -> Act:
 def refusal(status: int, message: str = "no", headers: Sequence[str] = ()) -> Act:
     """Answer with an error status."""
     return raw(json.dumps({"error": {"message": message}}).encode(), status, headers)
+
+
+def answer(document: Any) -> Act:
+    """Answer with JSON; a float that is not a number, or too large for one, goes out as Python writes it."""
+    return raw(json.dumps(document).encode())
 
 
 async def reset(writer: asyncio.StreamWriter) -> None:
@@ -141,6 +168,26 @@ async def flood(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
         await writer.drain()
+
+
+class Heap:
+    """An answer of many megabytes, sent as fast as it is taken.
+
+    Attributes:
+        sent: Bytes that were taken, roughly: what stands in buffers on the way counts as well.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sent = 0
+
+    async def __call__(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {self.size}\r\n\r\n".encode())
+        piece = b"x" * 2**16
+        while self.sent < self.size:
+            writer.write(piece)
+            await writer.drain()
+            self.sent += len(piece)
 
 
 def after(seconds: float, act: Act) -> Act:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from leed_jax.environment import TimeStep, Wrapper
-from leed_jax.instructions import Command, Parameter, Vocabulary
+from leed_jax.instructions import Command, Measure, Parameter, Vocabulary
 from leed_jax.train import Hyper
 
 
@@ -63,6 +63,18 @@ class Steady:
             truncated=over & (not self.terminates),
             available_actions=self.available(step),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneByOne(Steady):
+    """Agent i terminates in step `i + 1`, while the others go on; all keep being given what `Steady` gives."""
+
+    num_agents: int = 3
+    max_steps: int = 5
+
+    def _time_step(self, state: Any, reward: Any) -> TimeStep:
+        ended = jnp.arange(1, self.num_agents + 1) <= state[0]
+        return super()._time_step(state, reward).replace(terminated=ended, truncated=state[0] >= self.max_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +179,57 @@ class Line:
             truncated=state.step >= self.max_steps,
             available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredLine(Line):
+    """The same with measures of every kind, and a description of states; agents start at marks drawn at random.
+
+    Attributes:
+        scattered: whether they do; else at mark 0.
+    """
+
+    scattered: bool = True
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        return (
+            Measure("way", "marks passed by agent_0", "sum"),
+            Measure("height", "mean mark of agent_0", "mean"),
+            Measure("end", "last mark of agent_0", "last"),
+            Measure("arrival", "steps until agent_0 is at mark_2", "first"),
+        )
+
+    def measure(self, state: LineState) -> dict[str, Any]:
+        here = state.position[0].astype(jnp.float32)
+        return {"way": here, "height": here, "end": here, "arrival": (here == 2).astype(jnp.float32)}
+
+    def describe_state(self, state: LineState) -> str:
+        return " ".join(f"agent_{i} is at mark_{mark}." for i, mark in enumerate(state.position))
+
+    def reset(self, key: Any) -> tuple[LineState, TimeStep]:
+        state, time_step = super().reset(key)
+        if not self.scattered:
+            return state, time_step
+        state = state.replace(position=jax.random.randint(key, (self.num_agents,), 0, self.marks))
+        return state, self._time_step(state, jnp.zeros(self.num_agents))
+
+
+@dataclasses.dataclass(frozen=True)
+class Named(Line):
+    """A line whose agents and marks have names that no prompt should have to deal with."""
+
+    def _odd(self, name: str) -> str:
+        return f'../{name}\x1b[2J\n"{{agents}}"\u202e]'
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        plain = Line(self.num_agents, self.max_steps, self.marks).vocabulary
+        parameters = [
+            Parameter(self._odd(p.name), p.meaning, frozenset(map(self._odd, p.except_for))) for p in plain.parameters
+        ]
+        commands = [Command(self._odd(c.name), "{form}", tuple(map(self._odd, c.parameters))) for c in plain.commands]
+        return Vocabulary(tuple(commands), tuple(parameters), tuple(map(self._odd, plain.agents)))
 
 
 @dataclasses.dataclass(frozen=True)

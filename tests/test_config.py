@@ -3,8 +3,15 @@ import dataclasses
 import pytest
 import tiny_run
 
-from leed_jax import config as config_module
-from leed_jax.config import Config, check_config, environment_identity, from_dictionary, make_environment, to_dictionary
+from leed_jax.config import (
+    Config,
+    check,
+    check_config,
+    environment_identity,
+    from_dictionary,
+    make_environment,
+    to_dictionary,
+)
 from leed_jax.errors import ConfigurationError, EnvironmentContractError
 from leed_jax.objectives import SCHEDULES
 from leed_jax.options import nearest, options
@@ -95,9 +102,11 @@ def test_every_key_has_a_meaning_and_every_choice_is_in_it():
     assert [option.key for option in listed.values() if not option.section and not option.meaning] == []
     assert all(name in listed["expert.schedule"].meaning for name in SCHEDULES)
     assert all(name in listed["network.activation"].meaning for name in ACTIVATIONS)
-    assert all(name in listed["algorithm"].meaning for name in config_module.ALGORITHMS)
-    assert all(name in listed["llm.response_format"].meaning for name in config_module.RESPONSE_FORMATS)
-    assert str(config_module.MINIMUM_EVALUATION_EPISODES) in listed["evaluation.episodes"].meaning
+    assert all(name in listed["algorithm"].meaning for name in check.ALGORITHMS)
+    assert all(name in listed["llm.provider"].meaning for name in check.PROVIDERS)
+    assert all(name in listed["generate.kind"].meaning for name in check.PLAN_KINDS)
+    assert all(name in listed["llm.response_format"].meaning for name in check.RESPONSE_FORMATS)
+    assert str(check.MINIMUM_EVALUATION_EPISODES) in listed["evaluation.episodes"].meaning
 
 
 def test_options_know_whole_numbers_and_sections():

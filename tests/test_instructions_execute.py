@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probes import Choice, Line, Steady, TracedInstructed, actions_of
+from probes import Choice, Line, OneByOne, Steady, TracedInstructed, actions_of
 
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import InstructionError
@@ -23,6 +23,8 @@ from leed_jax.instructions import (
     decompile,
     execute,
     execute_many,
+    instructions_in_force,
+    observe_execution,
     plan_returns,
     random_plan,
     stack_plans,
@@ -165,6 +167,12 @@ def test_no_noise_changes_nothing() -> None:
 def test_noise_replaces_what_is_done_but_not_what_is_recorded() -> None:
     quiet, noisy = run(LINE, WALK, 0.0), run(LINE, WALK, 1.0)
     np.testing.assert_array_equal(noisy.action, actions_of(LINE, *[("Walk", "mark_3")] * 8)[0] * np.ones((8, 2)))
+    np.testing.assert_array_equal(quiet.taken, quiet.action)
+    assert np.mean(noisy.taken != noisy.action) > 0.5
+    moved = np.diff(noisy.observation[:, :, 0], axis=0)
+    walks = np.asarray(noisy.taken[:-1]) < LINE.marks
+    goal = np.where(walks, noisy.taken[:-1], noisy.observation[:-1, :, 0])
+    np.testing.assert_array_equal(moved, np.sign(goal - noisy.observation[:-1, :, 0]))
     assert np.any(np.asarray(noisy.reward) != np.asarray(quiet.reward))
     np.testing.assert_array_equal(noisy.observation[1:, :, 0], noisy.reward[:-1])
 
@@ -181,10 +189,48 @@ def test_what_comes_after_an_episodes_end_is_not_active() -> None:
     environment = PrimitiveInstructions(Steady(max_steps=6, random_length=True))
     plan = compile_triples(environment.vocabulary, [("Act", "action_0", f"agent_{i}") for i in range(2)], 1)
     trajectory = execute_many(environment, stack_plans([plan]), jax.random.split(jax.random.key(0), 64))
-    lengths = np.sum(trajectory.active[0], axis=1)
+    active = np.asarray(trajectory.active[0])
+    lengths = np.sum(active[..., 0], axis=1)
     assert set(lengths.tolist()) == {1, 2, 3, 4, 5, 6}
-    np.testing.assert_array_equal(trajectory.active[0], np.arange(6) < lengths[:, None])
+    np.testing.assert_array_equal(active[..., 0], np.arange(6) < lengths[:, None])
+    np.testing.assert_array_equal(active[..., 1], active[..., 0])
+    np.testing.assert_array_equal(trajectory.terminated[0, ..., 0], np.arange(6) == lengths[:, None] - 1)
     np.testing.assert_array_equal(trajectory.episode_return()[0], np.outer(lengths, [1, 2]))
+
+
+def test_an_agent_that_has_terminated_is_inactive_while_the_others_go_on() -> None:
+    environment = PrimitiveInstructions(OneByOne())
+    plan = compile_triples(environment.vocabulary, [("Act", "action_0", f"agent_{i}") for i in range(3)], 1)
+    trajectory = executor(environment)(plan, jax.random.key(0), 0.0)
+    last = np.arange(1, 4)
+    np.testing.assert_array_equal(trajectory.active, np.arange(5)[:, None] < last)
+    np.testing.assert_array_equal(trajectory.terminated, np.arange(5)[:, None] == last - 1)
+    # What an agent is given after its end is not its own.
+    np.testing.assert_array_equal(trajectory.reward[:, 0], [1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(trajectory.episode_return(), [1, 2 * 2, 3 * 3])
+
+
+def test_an_initial_state_may_be_given() -> None:
+    environment = SimpleSpread()
+    plan = random_plan(environment.vocabulary, jax.random.key(3), 2)
+    run = jax.jit(lambda key, reset_key: execute(environment, plan, key, 0.0, reset_key))
+    one, other = (run(jax.random.key(seed), jax.random.key(7)) for seed in (0, 1))
+    np.testing.assert_array_equal(one.observation[0], environment.reset(jax.random.key(7))[1].observation)
+    np.testing.assert_array_equal(one.observation, other.observation)
+    assert np.any(one.observation[0] != execute(environment, plan, jax.random.key(0)).observation[0])
+
+
+def test_what_is_observed_is_each_step_with_the_state_before_and_after() -> None:
+    plan = compile_triples(LINE.vocabulary, WALK, CAPACITY)
+    before, after, action, counter = jax.jit(
+        lambda key: observe_execution(
+            LINE, plan, key, lambda state, following, step, counter: (state, following, step.action, counter)
+        )
+    )(jax.random.key(0))
+    np.testing.assert_array_equal(before.position[:, 0], [0, 1, 2, 3, 3, 3, 3, 3])
+    np.testing.assert_array_equal(after.position[:-1], before.position[1:])
+    np.testing.assert_array_equal(action, run(LINE, WALK).action)
+    np.testing.assert_array_equal(counter, instructions_in_force(LINE, plan, jax.random.key(0)))
 
 
 def test_primitive_actions_are_instructions() -> None:

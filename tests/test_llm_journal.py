@@ -1,30 +1,23 @@
 """The journal on disk: cut short, damaged, shared and killed."""
 
+import asyncio
 import json
 import os
 import signal
 import stat
-import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from processes import python
 
-import leed_jax
-from leed_jax.errors import RunDirectoryError
-from leed_jax.llm import Journal, Reply, Usage
+from leed_jax.errors import BudgetError, ConfigurationError, RunDirectoryError
+from leed_jax.llm import ChatRequest, Journal, Limits, Message, Reply, Spending, Usage, resumed_meter
 
 
 def reply(text: str) -> Reply:
     return Reply(text, Usage(1, 2), "stop", "m")
-
-
-def python(code: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start a Python process that runs `code` with this library importable."""
-    source = str(Path(leed_jax.__file__).parents[1])
-    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE)
 
 
 def test_replies_survive_the_process(tmp_path: Path) -> None:
@@ -50,6 +43,14 @@ def test_the_first_reply_stands(tmp_path: Path) -> None:
     assert len((tmp_path / "j").read_bytes().splitlines()) == 1
 
 
+def test_the_first_of_two_lines_stands(tmp_path: Path) -> None:
+    # Without locks, two processes may both have written.
+    for name in ("a", "b"):
+        Journal(tmp_path / name).record("k", reply(name))
+    (tmp_path / "j").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    assert Journal(tmp_path / "j").get("k") == reply("a")
+
+
 def test_another_journal_of_the_file_is_seen(tmp_path: Path) -> None:
     one, two = Journal(tmp_path / "j"), Journal(tmp_path / "j")
     one.record("k", reply("x"))
@@ -72,7 +73,19 @@ def test_every_cut_of_the_last_line_is_recovered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff", b"[]", b"{}", b'{"key":1,"reply":{}}', b'{"key":"k","reply":{}}']
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"key":1,"reply":{}}',
+        b'{"key":"k","reply":{}}',
+        b'{"key":"k","reply":{"text":"t","model":"m"},"spender":1}',
+        b'{"spender":"s","calls":true,"prompt_tokens":1,"completion_tokens":1}',
+        b'{"spender":"s","calls":1,"prompt_tokens":1e999,"completion_tokens":1}',
+    ],
 )
 def test_a_damaged_line_is_an_error_that_names_it(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "j"
@@ -96,8 +109,24 @@ def test_a_file_that_shrinks_in_use_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="shortened"):
         journal.record("k2", reply("y"))
     path.unlink()
-    with pytest.raises(RunDirectoryError, match="deleted"):
-        journal.get("k2")
+    for key in ("k", "k2"):
+        with pytest.raises(RunDirectoryError, match="deleted"):
+            journal.get(key)
+
+
+def test_a_file_that_is_replaced_in_use_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.record("k", reply("x"))
+    other = Journal(tmp_path / "other")
+    other.record("l", reply("x"))
+    other.record("m", reply("y"))
+    (tmp_path / "other").replace(path)
+    with pytest.raises(RunDirectoryError, match="replaced"):
+        journal.get("k")
+    path.write_bytes(b"\n" * 1000)
+    with pytest.raises(RunDirectoryError, match="replaced"):
+        journal.get("k")
 
 
 def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
@@ -207,3 +236,81 @@ def test_processes_that_append_at_the_same_time_and_one_is_killed(tmp_path: Path
     assert all(journal.get(f"{name} {number}") is not None for name in "ab" for number in range(count))
     keys = [json.loads(line)["key"] for line in path.read_bytes().split(b"\n")[:-1]]
     assert len(set(keys)) == len(keys) == len(journal)
+
+
+def test_only_places_are_kept_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    for number in range(100):
+        journal.record(f"k{number}", reply(f"{number}" + "x" * 100_000))
+    assert path.stat().st_size > 10_000_000
+    del journal
+    tracemalloc.start()
+    try:
+        journal = Journal(path)
+        assert all((found := journal.get(f"k{number}")) is not None and found.text[0] for number in range(100))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3_000_000
+
+
+def test_what_a_spender_spent_is_the_sum_of_all_processes(tmp_path: Path) -> None:
+    one, two = Journal(tmp_path / "j"), Journal(tmp_path / "j")
+    one.record("k1", reply("x"), "me")
+    one.record("k2", reply("x"))
+    two.record("k3", reply("x"), "me")
+    two.record("k3", reply("y"), "me")
+    two.record("k4", reply("x"), "other")
+    for journal in (one, two, Journal(tmp_path / "j")):
+        assert journal.spent("me") == Spending(2, Usage(2, 4))
+        assert journal.spent("other") == Spending(1, Usage(1, 2))
+        assert journal.spent("nobody") == Spending()
+
+
+def test_charges_count_failed_attempts_too_and_replies_not_twice(tmp_path: Path) -> None:
+    one, two = Journal(tmp_path / "j"), Journal(tmp_path / "j")
+    one.charge("me", 1, Usage(100, 1000))
+    assert two.spent("me") == Spending(1, Usage(100, 1000))
+    two.charge("me", 0, Usage(-99, -998))
+    two.record("k", reply("x"), "me")
+    one.charge("me", 1, Usage(7, 0))
+    for journal in (one, two, Journal(tmp_path / "j")):
+        assert journal.spent("me") == Spending(2, Usage(8, 2))
+        assert journal.get("k") == reply("x")
+        assert len(journal) == 1
+
+
+def test_a_journal_from_before_there_were_spenders(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    old = {"key": "k", "reply": {"text": "t", "usage": usage, "finish_reason": "stop", "model": "m"}}
+    (tmp_path / "j").write_text(json.dumps(old) + "\n")
+    journal = Journal(tmp_path / "j")
+    assert journal.get("k") == Reply("t", Usage(1, 2), "stop", "m", None)
+    assert journal.spent("") == Spending()
+
+
+def test_a_meter_goes_on_where_a_killed_one_was(tmp_path: Path) -> None:
+    limits = Limits(max_calls=3, max_total_tokens=2000, max_cost=5.0, prompt_price=1e3, completion_price=1e3)
+    ask = ChatRequest((Message("user", "abc"),), max_tokens=99)
+
+    async def begin() -> None:
+        meter = resumed_meter(limits, Journal(tmp_path / "j"), "me")
+        async with meter.admit(ask) as ticket:
+            ticket.settle(Usage(5, 5))
+        # As if killed here: the attempt was let through, and nothing was heard of it.
+        await meter.admit(ask).__aenter__()
+
+    async def go_on() -> None:
+        meter = resumed_meter(limits, Journal(tmp_path / "j"), "me")
+        assert meter.spent == Spending(2, Usage(6, 104), 0.11)
+        async with meter.admit(ask) as ticket:
+            ticket.refused()
+        with pytest.raises(BudgetError, match="max_calls"):
+            await meter.admit(ask).__aenter__()
+        assert Journal(tmp_path / "j").spent("me") == Spending(3, Usage(6, 104))
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+    with pytest.raises(ConfigurationError, match="spender"):
+        resumed_meter(limits, Journal(tmp_path / "j"), "")

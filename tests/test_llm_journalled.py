@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
 
 import loopback
 import pytest
+from processes import environment
 
-import leed_jax
 from leed_jax.errors import (
     ConfigurationError,
     EndpointRefusedError,
@@ -121,7 +120,8 @@ def test_a_failure_is_shared_but_not_kept(tmp_path: Path) -> None:
         with pytest.raises(EndpointRefusedError):
             await journalled.complete(request("fail"))
         assert model.asked == ["fail"] * 2
-        assert (journalled.sent, journalled.reused, journalled.usage) == (2, 0, Usage(0, 0))
+        assert (journalled.sent, journalled.failed, journalled.reused) == (2, 2, 0)
+        assert journalled.usage == Usage(0, 0)
         assert not (tmp_path / "j").exists()
 
     asyncio.run(run())
@@ -165,6 +165,100 @@ def test_replies_come_in_order_and_failures_as_values() -> None:
         outcomes = await complete_all(model, [request(text) for text in ("a", "fail", "b", "c", "d")], 2)
         assert [getattr(outcome, "text", str(outcome)) for outcome in outcomes] == ["a", "refused", "b", "c", "d"]
         assert model.most == 2
+
+    asyncio.run(run())
+
+
+def test_only_what_failed_is_sent_again(tmp_path: Path) -> None:
+    class Recovering(Echo):
+        down = True
+
+        async def complete(self, request: ChatRequest) -> Reply:
+            reply = await super().complete(request)
+            if self.down and reply.text in "bd":
+                raise EndpointUnreachableError("down")
+            return reply
+
+    async def run() -> None:
+        model, batch = Recovering(0.01), [request(text) for text in "abcde"]
+        journalled = Journalled(model, Journal(tmp_path / "j"))
+        outcomes = await complete_all(journalled, batch, 2)
+        assert [isinstance(outcome, Reply) for outcome in outcomes] == [True, False, True, False, True]
+        model.down, model.asked = False, []
+        outcomes = await complete_all(journalled, batch, 2)
+        assert [outcome.text for outcome in outcomes if isinstance(outcome, Reply)] == list("abcde")
+        assert model.asked == ["b", "d"]
+
+    asyncio.run(run())
+
+
+def test_progress_is_told_as_it_is_made() -> None:
+    done: list[tuple[int, str]] = []
+
+    async def run() -> None:
+        batch = [request(text) for text in ("a", "fail", "b")]
+        await complete_all(Echo(0.01), batch, 1, lambda index, outcome: done.append((index, type(outcome).__name__)))
+
+    asyncio.run(run())
+    assert done == [(0, "Reply"), (1, "EndpointRefusedError"), (2, "Reply")]
+
+
+def test_progress_that_cannot_be_told_stops_the_rest() -> None:
+    def broken(index: int, outcome: Reply | LLMError) -> None:
+        raise RunDirectoryError(f"no room for {index}")
+
+    async def run() -> None:
+        model = Echo(0.01)
+        with pytest.raises(RunDirectoryError, match="no room for 0"):
+            await complete_all(model, [request(str(number)) for number in range(9)], 1, broken)
+        assert len(model.asked) <= 2
+
+    asyncio.run(run())
+
+
+def test_two_journals_of_one_file_do_not_ask_at_the_same_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        model, batch = Echo(0.05), [request(text) for text in "abc"]
+        one, two = (Journalled(model, Journal(tmp_path / "j"), name) for name in ("one", "two"))
+        replies = await asyncio.gather(complete_all(one, batch, 3), complete_all(two, batch[::-1], 3))
+        assert replies[0] == replies[1][::-1]
+        assert sorted(model.asked) == ["a", "b", "c"]
+        assert one.sent + two.sent == one.reused + two.reused == 3
+        journal = Journal(tmp_path / "j")
+        assert (journal.spent("one").calls, journal.spent("two").calls) == (one.sent, two.sent)
+
+    asyncio.run(run())
+
+
+def test_a_failure_elsewhere_lets_the_next_one_ask(tmp_path: Path) -> None:
+    async def run() -> None:
+        first, second = Echo(0.1), Echo()
+        one, two = (Journalled(model, Journal(tmp_path / "j")) for model in (first, second))
+        failing = asyncio.create_task(one.complete(request("fail")))
+        await asyncio.sleep(0.02)
+        with pytest.raises(EndpointRefusedError):
+            await two.complete(request("fail"))
+        assert failing.done()
+        assert isinstance(failing.exception(), EndpointRefusedError)
+        assert (first.asked, second.asked) == (["fail"], ["fail"])
+
+    asyncio.run(run())
+
+
+def test_cancelling_one_who_waits_for_another_journal(tmp_path: Path) -> None:
+    async def run() -> None:
+        first, second = Echo(0.2), Echo()
+        one, two = (Journalled(model, Journal(tmp_path / "j")) for model in (first, second))
+        asked = asyncio.create_task(one.complete(request("a")))
+        await asyncio.sleep(0.02)
+        waiting = asyncio.create_task(two.complete(request("a")))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (await asked).text == "a"
+        assert (await two.complete(request("a"))).text == "a"
+        assert (second.asked, two.sent, two.reused) == ([], 0, 1)
 
     asyncio.run(run())
 
@@ -244,12 +338,9 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_run_goes_on_without_asking_again(tmp_path: Path) -> None:
-    path = [str(Path(leed_jax.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-
     async def start(url: str) -> asyncio.subprocess.Process:
         command = [sys.executable, "-c", RUNS, url, str(tmp_path / "j")]
-        return await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+        return await asyncio.create_subprocess_exec(*command, env=environment(), stdout=asyncio.subprocess.PIPE)
 
     async def run() -> None:
         stuck = loopback.after(60, loopback.good("never"))

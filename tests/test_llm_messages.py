@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leed_jax.errors import ConfigurationError
 from leed_jax.llm import ChatRequest, Message, Reply, Usage, request_key
+from leed_jax.llm.limits import estimated_usage
 
 ASK = ChatRequest((Message("system", "s"), Message("user", "u")), 0.5, 1, 10, {"type": "array", "items": {}})
 
@@ -51,14 +52,22 @@ def test_a_request_survives_json(one: str, two: str, temperature: float, seed: i
     assert request_key("m", again) == request_key("m", request)
 
 
-@given(st.text(), st.none() | st.text(), st.integers(0, 10**9))
-def test_a_reply_survives_json(text: str, reason: str | None, tokens: int) -> None:
-    reply = Reply(text, Usage(tokens, 1), reason, "m")
+@given(st.text(), st.none() | st.text(), st.integers(0, 10**9), st.none() | st.just("json_schema"))
+def test_a_reply_survives_json(text: str, reason: str | None, tokens: int, form: str | None) -> None:
+    reply = Reply(text, Usage(tokens, 1), reason, "m", form)
     assert Reply.from_dict(json.loads(json.dumps(reply.to_dict()))) == reply
+
+
+def test_a_reply_from_before_the_response_format_was_noted() -> None:
+    reply = Reply("t", Usage(1, 2), "stop", "m")
+    assert "response_format" not in reply.to_dict()
+    assert Reply.from_dict(reply.to_dict()).response_format is None
 
 
 def test_usage_adds_up() -> None:
     assert Usage(1, 2) + Usage(10, 20) == Usage(11, 22)
+    assert Usage(11, 22) - Usage(1, 2) == Usage(10, 20)
+    assert Usage(1, 2).total == 3
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,28 @@ def test_a_stored_request_of_another_shape(data: dict[str, object]) -> None:
         ChatRequest.from_dict(data)
 
 
-@pytest.mark.parametrize("data", [{}, {"text": None, "model": "m"}, {"text": "", "model": "m", "finish_reason": 3}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"text": None, "model": "m"},
+        {"text": "", "model": "m", "finish_reason": 3},
+        {"text": "", "model": "m", "response_format": 3},
+    ],
+)
 def test_a_stored_reply_of_another_shape(data: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         Reply.from_dict(data)
+
+
+@given(st.text(), st.text(), st.integers(1, 10**6))
+def test_any_request_can_be_estimated(one: str, two: str, limit: int) -> None:
+    asked = ChatRequest((Message("system", one), Message("user", "\ud800" + two)), max_tokens=limit)
+    usage = estimated_usage(asked)
+    assert usage.completion_tokens == limit
+    assert usage.prompt_tokens >= (len(one) + len(two) + 1) / 3
+
+
+def test_a_schema_is_part_of_the_estimate() -> None:
+    asked = ChatRequest((Message("user", "abc"),), max_tokens=5, response_schema={"type": "array"})
+    assert estimated_usage(asked) == Usage(1 + len('{"type":"array"}') // 3 + 1, 5)

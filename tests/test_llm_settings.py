@@ -44,7 +44,6 @@ def test_a_key_in_place_of_its_name_is_refused_unseen() -> None:
         "http://127.0.0.1/v1#hunter2",
         "ftp://hunter2/v1",
         "hunter2",
-        "",
         "http://",
         "http://127.0.0.1:hunter2/v1",
         "http://127.0.0.1:70000/v1",

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from probes import HYPER, Choice, Nothing, Steady, Traced, at_step
 
+from leed_jax.demonstrations.execution import execute_batch, plan_batch
+from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
-from leed_jax.instructions import Trajectory
+from leed_jax.instructions import Trajectory, random_plan, stack_plans
 from leed_jax.policy import Policy
 from leed_jax.rollout import Rollout, all_logits, all_values
 from leed_jax.train import (
     ExpertSamples,
     TrainSettings,
     _agent_batches,
+    _sample_experts,
     expert_samples,
     init_state,
     make_train_chunk,
@@ -63,10 +66,11 @@ def advice(actions: list[int], rows: int = 5, num_actions: int = 3) -> ExpertSam
     """Every agent's expert always takes one and the same action, in the probes that always look the same."""
     agents = len(actions)
     return ExpertSamples(
-        observation=jnp.ones((agents, rows, 1)),
-        available_actions=jnp.ones((agents, rows, num_actions), bool),
-        action=jnp.tile(jnp.array(actions, jnp.int32)[:, None], (1, rows)),
-        weight=jnp.ones((agents, rows)),
+        observation=jnp.ones((rows, agents, 1)),
+        available_actions=jnp.ones((rows, agents, num_actions), bool),
+        action=jnp.tile(jnp.array(actions, jnp.int32), (rows, 1)),
+        usable_rows=jnp.tile(jnp.arange(rows, dtype=jnp.int32), (agents, 1)),
+        usable=jnp.full(agents, rows, jnp.int32),
     )
 
 
@@ -112,13 +116,14 @@ def test_each_agent_imitates_its_own_expert() -> None:
     np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
 
 
-def test_samples_without_weight_say_nothing() -> None:
+def test_rows_that_are_not_usable_say_nothing() -> None:
     environment = Nothing(num_agents=3)
     experts = advice([2, 0, 1])
-    padding = jnp.arange(5) >= 2
-    wrong = (experts.action + 1) % 3
+    padding = jnp.arange(5) < 3
     padded = experts.replace(
-        action=jnp.where(padding, wrong, experts.action), weight=jnp.where(padding, 0.0, experts.weight)
+        action=jnp.where(padding[:, None], (experts.action + 1) % 3, experts.action),
+        usable_rows=jnp.array([[3, 4, 0, 0, 0]] * 3, jnp.int32),
+        usable=jnp.full(3, 2, jnp.int32),
     )
     state, _ = learn(environment, padded)
     assert np.all(probabilities(environment, state)[[0, 1, 2], [2, 0, 1]] > 0.95)
@@ -156,11 +161,11 @@ def test_another_agents_parameters_are_none_of_ones_business() -> None:
     assert [same(left, right, agent) for agent in range(3)] == [True, False, True]
 
 
-def test_experts_without_weight_are_as_none() -> None:
+def test_experts_without_weight_or_usable_rows_are_as_none() -> None:
     experts = advice([0, 1, 2])
     alone = step(None)
     assert_close(alone.parameters, step(experts, expert_weight=0.0).parameters)
-    assert_close(alone.parameters, step(experts.replace(weight=jnp.zeros((3, 5)))).parameters)
+    assert_close(alone.parameters, step(experts.replace(usable=jnp.zeros(3, jnp.int32))).parameters)
     assert not same(alone, step(experts), 0)
 
 
@@ -247,37 +252,63 @@ def test_the_return_is_that_of_the_episodes_that_ended() -> None:
 # --- arrangement ------------------------------------------------------------------------------------------------
 
 
-def test_demonstrations_become_each_agents_own_table() -> None:
-    episodes, steps, agents = 2, 3, 2
-    count = jnp.arange(episodes * steps * agents).reshape(episodes, steps, agents)
-    samples = expert_samples(
-        Trajectory(
-            observation=count[..., None].astype(jnp.float32),
-            action=count,
-            reward=jnp.zeros(count.shape),
-            available_actions=jnp.ones((*count.shape, 12), bool),
-            active=jnp.array([[True, True, False], [True, False, False]]),
-        )
-    )
-    np.testing.assert_array_equal(samples.action, [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]])
-    np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
-    np.testing.assert_array_equal(samples.weight, [[1, 1, 0, 1, 0, 0]] * 2)
-    assert samples.available_actions.shape == (2, 6, 12)
-
-
-def test_an_action_that_was_not_available_is_not_imitated() -> None:
+def demonstrations(active: Any, possible: Any) -> Trajectory:
+    """Two episodes of three steps of two agents, with all actions different."""
     shape = (2, 3, 2)
-    possible = jnp.ones((*shape, 2), bool).at[0, 1, 1, 0].set(False)
-    samples = expert_samples(
-        Trajectory(
-            observation=jnp.zeros((*shape, 1)),
-            action=jnp.zeros(shape, jnp.int32),
-            reward=jnp.zeros(shape),
-            available_actions=possible,
-            active=jnp.ones((2, 3), bool),
-        )
+    count = jnp.arange(12).reshape(shape)
+    return Trajectory(
+        observation=count[..., None].astype(jnp.float32),
+        action=count,
+        taken=count,
+        reward=jnp.zeros(shape),
+        available_actions=jnp.broadcast_to(possible[..., None], (*shape, 12)),
+        active=active,
+        terminated=jnp.zeros(shape, bool),
     )
-    np.testing.assert_array_equal(samples.weight, [[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1]])
+
+
+def test_demonstrations_become_a_row_for_each_step() -> None:
+    samples = expert_samples(demonstrations(jnp.ones((2, 3, 2), bool), jnp.ones((2, 3, 2), bool)))
+    np.testing.assert_array_equal(samples.action, [[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]])
+    np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
+    np.testing.assert_array_equal(samples.usable_rows, [np.arange(6)] * 2)
+    np.testing.assert_array_equal(samples.usable, [6, 6])
+    assert samples.available_actions.shape == (6, 2, 12)
+
+
+def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
+    # Agent 0 acts for two steps of the first episode and one of the second; agent 1 for one and three, but the last of
+    # these is not possible.
+    active = jnp.array([[[1, 1], [1, 0], [0, 0]], [[1, 1], [0, 1], [0, 1]]], bool)
+    possible = jnp.ones((2, 3, 2), bool).at[1, 2, 1].set(False)
+    samples = expert_samples(demonstrations(active, possible))
+    np.testing.assert_array_equal(samples.usable, [3, 3])
+    drawn = _sample_experts(samples, jax.random.key(0), 200)
+    assert set(np.asarray(drawn.action[0]).tolist()) == {0, 2, 6}
+    assert set(np.asarray(drawn.action[1]).tolist()) == {1, 7, 9}
+    np.testing.assert_array_equal(drawn.observation[..., 0], drawn.action)
+    np.testing.assert_array_equal(drawn.weight, np.ones((2, 200)))
+
+
+def test_agents_with_the_same_usable_rows_learn_from_the_same_steps() -> None:
+    every = jnp.ones((2, 3, 2), bool)
+    drawn = _sample_experts(expert_samples(demonstrations(every, every)), jax.random.key(0), 64)
+    np.testing.assert_array_equal(drawn.action[1], drawn.action[0] + 1)
+    assert len(np.unique(drawn.action[0])) == 6
+
+
+def test_an_agent_without_a_usable_row_learns_nothing() -> None:
+    active = jnp.ones((2, 3, 2), bool).at[..., 1].set(False)
+    drawn = _sample_experts(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
+    np.testing.assert_array_equal(drawn.weight, [[1] * 4, [0] * 4])
+
+
+def test_executing_and_arranging_needs_room_for_the_tables_alone() -> None:
+    environment = SimpleSpread()
+    plan = random_plan(environment.vocabulary, jax.random.key(0), 2)
+    batch = plan_batch(stack_plans([plan]), jax.random.key(0), 512)
+    needed = execute_batch.lower(environment, batch, expert_samples).compile().memory_analysis()
+    assert needed.temp_size_in_bytes < 0.5 * needed.output_size_in_bytes
 
 
 def test_minibatches_that_do_not_fit_are_refused() -> None:

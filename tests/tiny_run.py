@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.experimental.compilation_cache import compilation_cache
 
-from leed_jax.demonstrations import execute_episodes, instructed, save_demonstrations
+from leed_jax.demonstrations import demonstration_key, execute_episodes, instructed, save_demonstrations
 from leed_jax.environment import TimeStep
 from leed_jax.instructions import compile_triples, stack_plans
 
 TESTS = Path(__file__).parent
-MODEL_TRANSCRIPT = b'{"round": 0}\n'
 
 
 @struct.dataclass
@@ -94,9 +95,14 @@ def record_walk(folder: Path, environment: Walk, episodes: int = 8) -> Path:
     agents = target.vocabulary.agents
     triples = [(command.name, target.vocabulary.allowed_parameters(command.name, agent)[0], agent) for agent in agents]
     plans = stack_plans([compile_triples(target.vocabulary, triples, 2)])
-    recorded = execute_episodes(target, plans, jax.random.key(5), episodes)
-    manifest = {"max_instructions": 2, "plans": [{"triples": [list(triple) for triple in triples]}]}
-    save_demonstrations(folder, manifest, environment, MODEL_TRANSCRIPT, recorded)
+    recorded = execute_episodes(target, plans, demonstration_key(5), episodes)
+    place = {"round": 0, "candidate": 0, "triples": [list(triple) for triple in triples]}
+    manifest = {
+        "max_instructions": 2,
+        "plans": [place],
+        "recorded": {"episodes": episodes, "noise": 0.0, "seed": 5},
+    }
+    save_demonstrations(folder, manifest, environment, json.dumps(place).encode(), recorded)
     return folder
 
 
@@ -123,10 +129,21 @@ def settings(out: Path | str, cls: str = "Walk", **changes: Any) -> list[str]:
 
 @contextlib.contextmanager
 def quick_compilation() -> Iterator[None]:
-    """Compile without most optimisations: tiny programs take far longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile without most optimisations, and nothing twice: tiny programs take far longer to compile than to run."""
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, value in {**options, "jax_compilation_cache_dir": folder}.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+        for name, value in {**before, "jax_compilation_cache_dir": None}.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def python(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:

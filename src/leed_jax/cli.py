@@ -1,6 +1,7 @@
 """What the command lines share: errors become one paragraph and an exit status, flags, and signals that stop a run."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import signal
@@ -26,6 +27,8 @@ def exit_on_error(command: Callable[[], int]) -> int:
     Args:
         command: what to run; it returns the exit status.
     """
+    # A request that is tried again is no news to the user; one that fails for good is reported where it was made.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     try:
         return command()
     except LeedError as error:

@@ -16,6 +16,7 @@
           +-- EndpointUnreachableError   nobody answers
           +-- EndpointRefusedError       it answers with an error status
           +-- EndpointReplyError         it answers, but not as the API says
+          +-- BudgetError                a limit of calls, tokens or money is reached
 
 Messages are one paragraph: what is wrong, where, and what to do about it. The command lines print the message alone and
 exit with status 2.
@@ -84,3 +85,11 @@ class EndpointRefusedError(LLMError):
 
 class EndpointReplyError(LLMError):
     """The endpoint's answer is not a chat completion."""
+
+
+class BudgetError(LLMError):
+    """A limit of calls, tokens or money leaves no room for a request; it was not sent."""
+
+
+class ReplayError(LLMError):
+    """Recorded replies hold none to a request."""

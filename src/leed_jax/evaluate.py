@@ -1,13 +1,15 @@
 """Whole fresh episodes, apart from training: how good a policy is, and what it looks like."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from leed_jax.environment import Environment
+from leed_jax.instructions.measures import episode_measures
 from leed_jax.policy import Policy, PolicyParameters, greedy_action, sample_action
 from leed_jax.rollout import all_logits
 
@@ -31,6 +33,22 @@ def random_chooser(key: PRNGKeyArray, observation: Float[Array, "E A O"], availa
     return jax.random.categorical(key, jnp.where(available, 0.0, -jnp.inf)).astype(jnp.int32)
 
 
+class Played(NamedTuple):
+    """Whole episodes; past an episode's end, what is in them means nothing.
+
+    Attributes:
+        returns: the undiscounted return of each agent in each episode, `[E, A]`.
+        before: the states before each step, with leading axes `[T, E]`.
+        after: the states after each step, likewise.
+        active: whether each agent took part in each step, `[T, E, A]`.
+    """
+
+    returns: Any
+    before: Any
+    after: Any
+    active: Any
+
+
 def play(
     environment: Environment, choose: Chooser, key: PRNGKeyArray, num_episodes: int
 ) -> tuple[Float[Array, "E A"], Any]:
@@ -46,18 +64,63 @@ def play(
         The undiscounted return of each agent in each episode, and the states before each step with leading axes `[T,
         E]`; states past an episode's end are to be ignored.
     """
+    played = play_through(environment, choose, key, num_episodes)
+    return played.returns, played.before
+
+
+def play_through(
+    environment: Environment,
+    choose: Chooser,
+    key: PRNGKeyArray,
+    num_episodes: int,
+    reset_keys: Key[Array, "E"] | None = None,
+) -> Played:
+    """Play whole episodes as `play` does, and keep everything about them.
+
+    Args:
+        environment: what to act in, without automatic resets; static.
+        choose: how actions are picked.
+        key: source of initial states, transitions and sampled actions; consumed.
+        num_episodes: the number of episodes, `E`; static.
+        reset_keys: the initial states' own keys; None to draw them from `key`.
+    """
     reset_key, play_key = jax.random.split(key)
-    state, time_step = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
-    start = (state, time_step, jnp.zeros_like(time_step.reward), jnp.ones(num_episodes, bool))
+    keys = jax.random.split(reset_key, num_episodes) if reset_keys is None else reset_keys
+    state, time_step = jax.vmap(environment.reset)(keys)
+    start = (state, time_step, jnp.zeros_like(time_step.reward), jnp.ones(time_step.reward.shape, bool))
 
     def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         state, time_step, returns, active = carry
         action_key, step_key = jax.random.split(key)
         action = choose(action_key, time_step.observation, time_step.available_actions)
         next_state, time_step = jax.vmap(environment.step)(state, action, jax.random.split(step_key, num_episodes))
-        returns = returns + jnp.where(active[:, None], time_step.reward, 0.0)
-        active = active & ~jax.vmap(lambda step: step.episode_over())(time_step)
-        return (next_state, time_step, returns, active), state
+        returns = returns + jnp.where(active, time_step.reward, 0.0)
+        going_on = active & ~time_step.terminated & ~time_step.truncated[:, None]
+        return (next_state, time_step, returns, going_on), (state, next_state, active)
 
-    carry, states = jax.lax.scan(advance, start, jax.random.split(play_key, environment.max_steps))
-    return carry[2], states
+    carry, (before, after, active) = jax.lax.scan(advance, start, jax.random.split(play_key, environment.max_steps))
+    return Played(carry[2], before, after, active)
+
+
+def measured_play(
+    environment: Environment,
+    choose: Chooser,
+    key: PRNGKeyArray,
+    num_episodes: int,
+    reset_keys: Key[Array, "E"] | None = None,
+) -> tuple[Float[Array, "E A"], dict[str, Float[Array, "E"]]]:
+    """Returns and measures of whole episodes, played as by `play_through`. Pure and jittable.
+
+    Args:
+        environment: what to act in, without automatic resets; static.
+        choose: how actions are picked.
+        key: source of initial states, transitions and sampled actions; consumed.
+        num_episodes: the number of episodes, `E`; static.
+        reset_keys: the initial states' own keys; None to draw them from `key`.
+
+    Returns:
+        The undiscounted return of each agent in each episode, and each of the environment's measures of each episode.
+    """
+    played = play_through(environment, choose, key, num_episodes, reset_keys)
+    sum_up = functools.partial(episode_measures, environment)
+    return played.returns, jax.vmap(sum_up, in_axes=1)(played.after, jnp.any(played.active, axis=-1))

@@ -1,7 +1,10 @@
 """Files that are either whole or not there."""
 
+import fcntl
 import os
 from pathlib import Path
+
+LOCK = "lock"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -12,3 +15,25 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Take a folder for this process alone.
+
+    Args:
+        folder: an existing folder; a file `lock` is made in it.
+
+    Returns:
+        A handle that holds the lock until it is closed by `os.close` or the process ends, however it ends; None if
+        another process holds it.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle

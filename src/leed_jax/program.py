@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from leed_jax.config import Config, check_config
+from leed_jax.config import Config, DemonstrationsConfig, check_config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.environment import Environment
 from leed_jax.environment_class import check_contract, make_environment
@@ -25,7 +25,6 @@ from leed_jax.train import (
     Metrics,
     TrainSettings,
     TrainState,
-    expert_samples,
     init_state,
     make_train_chunk,
 )
@@ -109,9 +108,23 @@ def prepare(config: Config) -> Setup:
     )
     experts = None
     if config.algorithm == "leed" and demonstrations is not None:
-        wanted = config.demonstrations
-        experts = expert_samples(demonstrations.episodes(wanted.episodes, wanted.noise, wanted.seed))
+        experts = make_experts(config.demonstrations, demonstrations)
     return Setup(config, environment, policy, settings, schedule, demonstrations, experts, remarks)
+
+
+def make_experts(wanted: DemonstrationsConfig, demonstrations: DemonstrationSet) -> ExpertSamples:
+    """The samples that the expert term learns from, as many whatever the set holds, if the settings are the same.
+
+    Args:
+        wanted: which of the demonstrations, and how they are executed.
+        demonstrations: the set.
+
+    Raises:
+        DemonstrationError: the set cannot serve that.
+    """
+    choice = dataclasses.asdict(wanted)
+    del choice["path"]
+    return demonstrations.samples(**choice)
 
 
 def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:
@@ -166,7 +179,7 @@ class Program:
 
     def __init__(self, setup: Setup) -> None:
         self._keys = seed_keys(setup.config.seed, setup.config.num_seeds)
-        self._inputs = (setup.experts, make_hyper(setup.config, setup.schedule))
+        self._inputs: tuple[ExpertSamples | None, Hyper] = (setup.experts, make_hyper(setup.config, setup.schedule))
         start = jax.vmap(functools.partial(init_state, setup.environment, setup.policy, setup.settings))
         train = jax.vmap(make_train_chunk(setup.environment, setup.policy, setup.settings), in_axes=(0, None, None))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -184,6 +197,8 @@ class Program:
             self._init = jax.jit(start).lower(self._keys).compile()
             self._step = jax.jit(train, donate_argnums=0).lower(self.abstract_state, *self._inputs).compile()
             self._copy = jax.jit(lambda s: jax.tree.map(jnp.copy, s)).lower(self.abstract_state).compile()
+            first = jax.jit(lambda parameters: jax.tree.map(lambda x: x[0], parameters))
+            self._first = first.lower(self.abstract_state.parameters).compile()
         self.compile_s = time.monotonic() - started
 
     def init(self) -> TrainState:
@@ -197,6 +212,23 @@ class Program:
     def copy(self, state: TrainState) -> TrainState:
         """A copy that outlives the donation of `state`."""
         return self._copy(state)
+
+    def first_parameters(self, state: TrainState) -> PolicyParameters:
+        """A copy of the first seed's networks."""
+        return self._first(state.parameters)
+
+    def swap(self, experts: ExpertSamples) -> None:
+        """Learn from other demonstrations from the next chunk on; they must be as many, so nothing is compiled again.
+
+        Raises:
+            DemonstrationError: they are more, fewer, or of another shape.
+        """
+        there, given = (jax.tree.map(lambda x: (x.shape, x.dtype), e) for e in (self._inputs[0], experts))
+        if there != given:
+            raise DemonstrationError(
+                f"New demonstrations have the shapes {given}, and the compiled program takes {there}; make as many."
+            )
+        self._inputs = (experts, self._inputs[1])
 
 
 def greedy_returns(setup: Setup, parameters: PolicyParameters) -> Float[Array, "S"]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from leed_jax.cli import answer_flags, exit_on_error, leave
-from leed_jax.config import Config, explain, from_node, unknown_key
+from leed_jax.config import PROVIDERS, Config, explain, from_node, unknown_key
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, options
 
@@ -40,7 +40,7 @@ Examples:
 
 _SCHEMA = "leed_jax_schema"
 _USER_EXPERIMENT = "_user_file"
-_PATHS = ("out", "demonstrations.path", "generate.out")
+_PATHS = ("out", "demonstrations.path", "generate.out", "generate.prompt", "llm.path", "llm.cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,10 +98,14 @@ def compose_config(arguments: Sequence[str]) -> Config:
         key, value = _split(argument)
         if key == "experiment":
             experiment = value
+        elif key == "llm":
+            overrides.append(_provider(value))
         else:
             overrides.append(_override(key, value))
     store = ConfigStore.instance()
     store.store(name=_SCHEMA, node=Config(env={}))
+    for provider in PROVIDERS:
+        store.store(group="llm", name=provider, node={"provider": provider})
     choice = _register_experiment(store, experiment)
     try:
         with initialize(version_base="1.3", config_path=None):
@@ -143,6 +147,13 @@ def _split(argument: str) -> tuple[str, str]:
     if not separator:
         raise ConfigurationError(f"{argument}: settings are written key=value. See --help.")
     return key.strip().lstrip("+"), value.strip()
+
+
+def _provider(name: str) -> str:
+    """Write `llm=NAME` as the choice of a group of Hydra's."""
+    if name not in PROVIDERS:
+        raise ConfigurationError(f"llm={name}: there is no such provider; use one of {', '.join(PROVIDERS)}.")
+    return f"+llm={name}"
 
 
 def _override(key: str, value: str) -> str:

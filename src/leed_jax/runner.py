@@ -5,9 +5,9 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from leed_jax.report.progress import ProgressReport, Status
 from leed_jax.report.summary import print_summary, write_summary
 from leed_jax.train import Metrics, TrainState
 from leed_jax.version import __version__
+
+if TYPE_CHECKING:
+    from leed_jax.refinement import Refinement
 
 POLL_S = 0.002
 
@@ -59,6 +62,7 @@ def start_run(config: Config, console: Console | None = None) -> Outcome:
     """
     console = console or Console()
     path = choose_path(config)
+    _check_model(config)
     with memory_errors():
         setup = prepare(config)
     program = Program(setup)
@@ -84,6 +88,7 @@ def resume_run(path: Path, console: Console | None = None) -> Outcome:
         program = Program(setup)
         run = _Run(setup, program, directory, console)
         chunk = run.checkpoints.latest() or 0
+        run.refinement.go_on_after(chunk)
         restored = run.checkpoints.restore(chunk, program.abstract_state) if chunk else None
         rows = cut_back(path, chunk, setup.config.num_seeds)
         _compile(setup, program, console)
@@ -124,11 +129,51 @@ class _Run:
         self.setup, self.program, self.console = setup, program, console
         self.path = directory.path
         self.checkpoints = Checkpoints(directory.path)
+        self.refinement = _refinement(setup, program, directory.path)
+
+
+class _NoRefinement:
+    """Demonstrations that stay as they are; see `leed_jax.refinement.Refinement`."""
+
+    def go_on_after(self, chunk: int) -> None:
+        """Nothing."""
+
+    def beside(self, note: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Nothing."""
+        del note
+        return contextlib.nullcontext()
+
+    def take(self, chunk: int) -> None:
+        """Nothing."""
+
+    def offer(self, chunk: int, state: TrainState) -> None:
+        """Nothing."""
+
+
+def _check_model(config: Config) -> None:
+    """Make sure, before time is spent, that the model that refines demonstrations can be asked."""
+    if config.generate.refresh_every:
+        from leed_jax.generate.connect import make_model  # noqa: PLC0415 - as below
+
+        make_model(config)
+
+
+def _refinement(setup: Setup, program: Program, directory: Path) -> "_NoRefinement | Refinement":
+    if not setup.config.generate.refresh_every:
+        return _NoRefinement()
+    from leed_jax.refinement import Refinement  # noqa: PLC0415 - most runs ask no model, and need not load a client
+
+    return Refinement(setup, program, directory)
 
 
 def _go_on(run: _Run, state: TrainState, rows: Sequence[Row]) -> Outcome:
     """Train to the end or until a signal, then report."""
-    with ProgressReport(run.console) as progress, StopSignals() as stop, memory_errors():
+    with (
+        ProgressReport(run.console) as progress,
+        StopSignals() as stop,
+        memory_errors(),
+        run.refinement.beside(progress.note),
+    ):
         loop = _Loop(run, progress, stop, rows)
         state = loop.train(state)
     run.checkpoints.close()
@@ -180,8 +225,10 @@ class _Loop:
     def _train(self, state: TrainState) -> TrainState:
         self._started = self._previous = time.monotonic()
         while self.chunk < self._schedule.chunks and self._stop.received is None:
+            self._run.refinement.take(self.chunk)
             state, metrics = self._run.program.step(state)
             self.chunk += 1
+            self._run.refinement.offer(self.chunk, state)
             due = self.chunk % self._config.checkpoint_every == 0 and self.chunk < self._schedule.chunks
             # The next step donates the state, so a checkpoint needs a copy.
             dispatched = _Dispatched(self.chunk, metrics, self._run.program.copy(state) if due else None)

@@ -1,10 +1,10 @@
 """The command line of demonstration generation."""
 
 import asyncio
-import dataclasses
-import logging
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -12,24 +12,40 @@ from leed_jax.cli import answer_flags, exit_on_error, leave
 from leed_jax.config import Config
 from leed_jax.demonstrations import instructed
 from leed_jax.environment_class import check_contract, make_environment
-from leed_jax.errors import RunDirectoryError
-from leed_jax.generate.loop import Outcome, Round, generate
-from leed_jax.generate.record import JOURNAL, PLOT, draw_rounds, output_folder, print_table, write_set
+from leed_jax.errors import DemonstrationError
+from leed_jax.generate.connect import connect, make_model, model_name
+from leed_jax.generate.loop import Generation, Outcome, generate
+from leed_jax.generate.progress import GenerationProgress
+from leed_jax.generate.record import (
+    JOURNAL,
+    PLOT,
+    claimed,
+    meter_for,
+    output_folder,
+    recorded_settings,
+    remove_journal,
+    spending,
+    write_set,
+)
+from leed_jax.generate.table import draw_rounds, print_table, summary_lines
 from leed_jax.instructions import InstructedEnvironment
-from leed_jax.llm import Journal, Journalled, OpenAICompatible, RetryPolicy
+from leed_jax.llm import Spending
 from leed_jax.run import compose_config
 
 ABOUT = """
-python -m leed_jax.generate experiment=NAME llm.base_url=URL llm.model=NAME [key=value ...]
+python -m leed_jax.generate experiment=NAME llm=PROVIDER [key=value ...]
 
 Asks a language model for instructions, round by round, executes them, and records the best as a demonstration set.
+Without llm=PROVIDER the recorded replies of demonstrations.path are gone through again, with no network.
 
-  python -m leed_jax.generate experiment=mpe_spread llm.base_url=http://127.0.0.1:8081/v1 llm.model=qwen2.5
-  python -m leed_jax.generate experiment=mpe_spread llm.base_url=https://HOST/v1 llm.model=NAME llm.api_key_env=MY_KEY
-  python -m leed_jax.generate experiment=mpe_spread llm.model=NAME generate.rounds=2 generate.out=my_demonstrations
+  python -m leed_jax.generate experiment=mpe_spread
+  python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf
+  python -m leed_jax.generate experiment=mpe_spread llm=openai llm.base_url=http://127.0.0.1:8081/v1 llm.model=NAME
+  python -m leed_jax.generate experiment=mpe_spread llm=anthropic llm.model=NAME llm.max_total_tokens=100000
+  python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf generate.kind=episodes
 
 A generation that was stopped goes on where it was when the same command is given again: no answered request is
-repeated.
+repeated, and what was spent stays counted.
 """
 # Keys that only training uses.
 HIDDEN = (
@@ -45,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: `key=value` settings; those of the command line if None.
 
     Returns:
-        The exit status.
+        The exit status: 0, or 2 if something in what was asked for is wrong or no plan could be executed.
     """
     return exit_on_error(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -53,64 +69,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if answer_flags(arguments, ABOUT, HIDDEN):
         return 0
-    config = compose_config(arguments)
+    config, states_seed = compose_config(arguments), None
+    if config.llm.provider == "replay":
+        config, states_seed = recorded_settings(config)
+    make_model(config)
     plain = make_environment(config.env)
     check_contract(config.env["name"], plain)
     environment = instructed(plain)
-    folder = output_folder(config)
     console = Console()
-    # A retried request is no news to the user; one that failed for good is reported with its round.
-    logging.getLogger("stamina").setLevel(logging.ERROR)
-    outcome = asyncio.run(_generate(config, environment, console))
-    write_set(folder, config, environment, outcome)
-    draw_rounds(folder / PLOT, outcome, config.llm.model)
-    # The transcript holds every reply by now; the journal's work is done.
-    (folder / JOURNAL).unlink(missing_ok=True)
-    print_table(console, outcome)
-    console.print(f"Recorded in {folder}.", soft_wrap=True)
+    wanted = output_folder(config)
+    with claimed(wanted) as folder:
+        started = time.monotonic()
+        try:
+            outcome, counted = asyncio.run(_generate(config, environment, folder, states_seed, console))
+        finally:
+            _forget_empty_journal(folder)
+        spent = spending(outcome, counted)
+        print_table(console, outcome)
+        for line in summary_lines(config, environment, outcome, spent, time.monotonic() - started):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        if wanted is not None:
+            write_set(folder, config, environment, outcome, spent)
+            draw_rounds(folder / PLOT, outcome, model_name(config))
+            # The transcript holds every reply by now; the journal's work is done.
+            remove_journal(folder)
+            console.print(f"Recorded in {folder}.", soft_wrap=True)
+    _raise_if_nothing(config, outcome, wanted)
     return 0
 
 
-async def _generate(config: Config, environment: InstructedEnvironment, console: Console) -> Outcome:
-    llm = config.llm
-    policy = RetryPolicy(attempts=llm.max_attempts)
-    # As long as all attempts may take, with the waits between them.
-    longest = llm.max_attempts * (llm.timeout_s + policy.wait_max_s + policy.wait_jitter_s)
-    policy = dataclasses.replace(policy, total_s=longest)
-    client = OpenAICompatible(
-        llm.base_url,
-        llm.model,
-        api_key_env=llm.api_key_env or None,
-        timeout_s=llm.timeout_s,
-        response_format=llm.response_format,
-        retry=policy,
-    )
-    folder = output_folder(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{folder} cannot be made ({error.strerror}); choose another folder with generate.out=."
-        ) from None
-    console.print(
-        f"Asking {llm.model} at {llm.base_url} for {config.generate.rounds} rounds "
-        f"of {config.generate.candidates} plans.",
-        soft_wrap=True,
+def _forget_empty_journal(folder: Path) -> None:
+    if not (folder / JOURNAL).exists():
+        remove_journal(folder)
+
+
+def _raise_if_nothing(config: Config, outcome: Outcome, folder: Path | None) -> None:
+    if outcome.kept:
+        return
+    told = [a.error for a in outcome.attempts if a.error] + [p for c in outcome.candidates for p in c.problems]
+    where = "" if folder is None else f" The attempt is recorded in {folder}, without a plan."
+    raise DemonstrationError(
+        f"None of the {len(outcome.attempts)} replies of {model_name(config)} could be executed (the first problem: "
+        f"{told[0] if told else 'there was none'}){where} Try a larger model, more rounds, or a lower llm.temperature."
     )
 
-    def report(r: Round) -> None:
-        best = "none yet" if r.best_so_far is None else f"{r.best_so_far:.2f}"
-        console.print(
-            f"round {r.index + 1}/{config.generate.rounds}: {r.executable} of {config.generate.candidates} executable, "
-            f"best so far {best} per agent",
-            soft_wrap=True,
+
+async def _generate(
+    config: Config, environment: InstructedEnvironment, folder: Path, states_seed: int | None, console: Console
+) -> tuple[Outcome, Spending]:
+    meter = meter_for(config, folder / JOURNAL)
+    with GenerationProgress(console, config, meter) as progress:
+        progress.note(
+            f"Asking {model_name(config)} for {config.generate.rounds} rounds of {config.generate.candidates} "
+            f"candidates, by {config.llm.provider}."
         )
-
-    async with client:
-        model = Journalled(client, Journal(folder / JOURNAL))
-        outcome = await generate(environment, model, llm, config.generate, config.seed, report)
-    console.print(f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt.")
-    return outcome
+        async with connect(config, folder / JOURNAL, meter) as model:
+            generation = Generation(
+                environment,
+                model,
+                config.llm,
+                config.generate,
+                config.seed,
+                states_seed=states_seed,
+                on_reply=progress.reply,
+                on_note=progress.note,
+            )
+            outcome = await generate(generation, progress.round)
+        if config.llm.provider != "replay":
+            told = f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt."
+            progress.note(told)
+    return outcome, meter.spent
 
 
 if __name__ == "__main__":

@@ -1,154 +1,215 @@
-"""Replies judged: read, validated, compiled, executed on the held-out initial states, and scored."""
+"""Replies turned into candidates: read, validated and compiled, each plan by itself; and the choice among them."""
 
 import dataclasses
-import functools
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from leed_jax.errors import EnvironmentContractError, InstructionError, LLMError
+from leed_jax.errors import BudgetError, InstructionError, LLMError
+from leed_jax.generate.scoring import Result, Scorer
 from leed_jax.instructions import (
-    InstructedEnvironment,
     Plan,
     Triple,
+    Vocabulary,
     compile_plan,
+    compile_triples,
     decompile,
-    instructions_in_force,
+    parse_episodes,
     parse_reply,
-    plan_returns,
     stack_plans,
     validate,
 )
-from leed_jax.llm import Reply
+from leed_jax.llm import ChatRequest, Reply
 
-_USAGE_EPISODES = 64
+CUT_OFF = "The reply was cut off at the greatest length that was allowed; write less."
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """One reply and what came of it.
+    """A plan that was asked for, and what came of it.
 
     Attributes:
-        round: the round it was asked for in, from 0.
-        index: its place in the round.
-        reply: the model's reply, or None if the endpoint gave none.
-        problems: what was wrong, a sentence each: the endpoint's error, or triples that are not executable.
+        round: the round it was asked for in.
+        index: the request's place in the round.
+        episode: the initial state that it is for; None for all.
+        problems: what was wrong with what the model wrote, a sentence each.
         validity: the share of its triples that are executable; 0 if there was nothing to read.
         plan: the executable instructions, compiled; None unless every agent has at least one.
         triples: the same as text.
-        score: mean return per agent over the selection episodes, or None.
+        result: what its execution on the selection episodes showed; None before, and without a plan.
     """
 
     round: int
     index: int
-    reply: Reply | None
+    episode: int | None
     problems: tuple[str, ...]
     validity: float
     plan: Plan | None = None
     triples: tuple[Triple, ...] = ()
-    score: float | None = None
+    result: Result | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Mean return per agent over the selection episodes."""
+        return None if self.result is None else self.result.score
 
 
-def read_candidate(
-    environment: InstructedEnvironment, max_instructions: int, round_: int, index: int, outcome: Reply | LLMError
-) -> Candidate:
-    """Turn the endpoint's answer into a candidate, not yet scored.
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A request of a round, and the initial states that it asks a plan for; none if it asks for one plan for all."""
+
+    request: ChatRequest
+    episodes: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A request and everything that came of it.
+
+    Attributes:
+        round: the round.
+        index: its place in the round.
+        request: what was asked; None for a plan that was there before.
+        reply: the model's reply, or None if the endpoint gave none.
+        error: why it gave none.
+        sent: whether it was sent, as far as is known; not if a cap of the budget left no room for it.
+        candidates: a candidate for each plan that was asked for.
+    """
+
+    round: int
+    index: int
+    request: ChatRequest | None
+    reply: Reply | None
+    error: str | None
+    sent: bool
+    candidates: tuple[Candidate, ...]
+
+
+def episode_name(episode: int) -> str:
+    """What an initial state is called in prompts and replies."""
+    return f"e{episode}"
+
+
+def read_attempt(
+    vocabulary: Vocabulary,
+    max_instructions: int,
+    round_: int,
+    index: int,
+    question: Question,
+    outcome: Reply | LLMError,
+) -> Attempt:
+    """Turn an endpoint's answer into candidates, not yet executed.
 
     Triples that are not executable are left out and reported; the rest is a plan if every agent keeps at least one.
 
     Args:
-        environment: where the plan is to be executed.
-        max_instructions: the plan's capacity.
-        round_: the round, from 0.
+        vocabulary: the words of the environment in which plans are to be executed.
+        max_instructions: the plans' capacity.
+        round_: the round.
         index: the place in the round.
+        question: what was asked.
         outcome: the reply, or the error that stands for it.
     """
+    targets = question.episodes or (None,)
     if isinstance(outcome, LLMError):
-        return Candidate(round_, index, None, (str(outcome),), 0.0)
-    try:
-        triples = parse_reply(outcome.text)
-    except InstructionError as error:
-        return Candidate(round_, index, outcome, (str(error),), 0.0)
-    checked = validate(environment.vocabulary, triples)
-    problems = tuple(str(error) for error in checked.errors)
-    try:
-        plan = compile_plan(environment.vocabulary, checked.instructions, max_instructions)
-    except InstructionError as error:
-        return Candidate(round_, index, outcome, (*problems, str(error)), checked.validity)
-    written = tuple(decompile(environment.vocabulary, plan))
-    return Candidate(round_, index, outcome, problems, checked.validity, plan, written)
+        failed = tuple(Candidate(round_, index, episode, (), 0.0) for episode in targets)
+        sent = not isinstance(outcome, BudgetError)
+        return Attempt(round_, index, question.request, None, str(outcome), sent, failed)
+    written = _written_plans(question, outcome.text)
+    also = (CUT_OFF,) if outcome.finish_reason == "length" else ()
+    candidates = tuple(
+        _candidate(vocabulary, max_instructions, Candidate(round_, index, episode, also, 0.0), written[episode])
+        for episode in targets
+    )
+    return Attempt(round_, index, question.request, outcome, None, True, candidates)
 
 
-class Scorer:
-    """Executes plans on one and the same set of initial states; compiled once for each number of plans.
+def known_candidate(
+    vocabulary: Vocabulary, max_instructions: int, index: int, episode: int | None, triples: Sequence[Triple]
+) -> Candidate:
+    """A plan that was there before anything was asked, not yet executed; it counts as round 0.
 
-    Args:
-        environment: where to execute.
-        keys: one key per episode.
-        batch: the number of plans in one call; fewer are padded.
+    Raises:
+        InstructionError: it is not executable.
     """
-
-    def __init__(self, environment: InstructedEnvironment, keys: Array, batch: int) -> None:
-        self._batch = batch
-        self._mean_returns = jax.jit(lambda plans: jnp.mean(plan_returns(environment, plans, keys), axis=(1, 2)))
-        usage = functools.partial(instructions_in_force, environment)
-        self._in_force = jax.jit(lambda plan: jax.vmap(usage, in_axes=(None, 0))(plan, keys[:_USAGE_EPISODES]))
-
-    def scores(self, plans: Plan) -> Float[np.ndarray, "P"]:
-        """Mean return per agent of each of the stacked plans."""
-        count = plans.length.shape[0]
-        parts = []
-        for start in range(0, count, self._batch):
-            part = jax.tree.map(lambda x, s=start: x[s : s + self._batch], plans)
-            size = part.length.shape[0]
-            padding = self._batch - size
-            padded = jax.tree.map(lambda x, n=padding: jnp.concatenate([x, jnp.repeat(x[:1], n, axis=0)]), part)
-            parts.append(np.asarray(self._mean_returns(padded))[:size])
-        return np.concatenate(parts)
-
-    def score_candidates(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with their scores; those without a plan as they are.
-
-        Raises:
-            EnvironmentContractError: a return is not finite.
-        """
-        plans = [c.plan for c in candidates if c.plan is not None]
-        if not plans:
-            return list(candidates)
-        scores = self.scores(stack_plans(plans))
-        if not np.all(np.isfinite(scores)):
-            raise EnvironmentContractError("An executed plan's return is not finite; mend the environment's rewards.")
-        following = iter(scores.tolist())
-        return [c if c.plan is None else dataclasses.replace(c, score=next(following)) for c in candidates]
-
-    def usage(self, plan: Plan) -> dict[tuple[int, int], float]:
-        """The share of all agents' steps for which each (command, parameter) was in force."""
-        position = np.asarray(self._in_force(plan))
-        agents = np.broadcast_to(np.arange(position.shape[-1]), position.shape)
-        command, parameter = np.asarray(plan.command)[agents, position], np.asarray(plan.parameter)[agents, position]
-        counts: Counter[tuple[int, int]] = Counter(
-            zip(command.ravel().tolist(), parameter.ravel().tolist(), strict=True)
-        )
-        return {words: count / position.size for words, count in counts.most_common()}
+    plan = compile_triples(vocabulary, triples, max_instructions)
+    return Candidate(0, index, episode, (), 1.0, plan, tuple(decompile(vocabulary, plan)))
 
 
-def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The executable candidate with the highest score; the earliest of equals."""
-    return max((c for c in candidates if c.score is not None), key=_score, default=None)
+def _written_plans(question: Question, text: str) -> dict[int | None, list[Triple] | InstructionError]:
+    """What a reply says for each of the initial states that were asked for; for None if it was one plan for all."""
+    try:
+        if not question.episodes:
+            return {None: parse_reply(text)}
+        found = parse_episodes(text, [episode_name(episode) for episode in question.episodes])
+        return {episode: found[episode_name(episode)] for episode in question.episodes}
+    except InstructionError as error:
+        return dict.fromkeys(question.episodes or (None,), error)
 
 
-def distinct_by_score(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Executable candidates, best first, each plan once."""
-    seen: dict[Any, Candidate] = {}
-    for candidate in sorted((c for c in candidates if c.score is not None), key=_score, reverse=True):
+def _candidate(
+    vocabulary: Vocabulary, max_instructions: int, empty: Candidate, written: list[Triple] | InstructionError
+) -> Candidate:
+    if isinstance(written, InstructionError):
+        return dataclasses.replace(empty, problems=(*empty.problems, str(written)))
+    checked = validate(vocabulary, written)
+    problems = (*empty.problems, *(str(error) for error in checked.errors))
+    try:
+        plan = compile_plan(vocabulary, checked.instructions, max_instructions)
+    except InstructionError as error:
+        return dataclasses.replace(empty, problems=(*problems, str(error)), validity=checked.validity)
+    triples = tuple(decompile(vocabulary, plan))
+    return dataclasses.replace(empty, problems=problems, validity=checked.validity, plan=plan, triples=triples)
+
+
+def execute_candidates(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with the results of their execution, in one call; those without a plan as they are.
+
+    Raises:
+        EnvironmentContractError: a return is not finite.
+    """
+    executable = [c for c in candidates if c.plan is not None]
+    if not executable:
+        return list(candidates)
+    plans = stack_plans([c.plan for c in executable if c.plan is not None])
+    states = [c.episode for c in executable if c.episode is not None]
+    results = iter(scorer.results(plans, states or None))
+    return [c if c.plan is None else dataclasses.replace(c, result=next(results)) for c in candidates]
+
+
+def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The executed candidates, the best one first and the earliest first of equals."""
+    executed = [(c.score, c) for c in candidates if c.score is not None]
+    return [candidate for _, candidate in sorted(executed, key=lambda pair: -pair[0])]
+
+
+def distinct_plans(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The executed candidates, best first, each plan once."""
+    seen: dict[tuple[Triple, ...], Candidate] = {}
+    for candidate in best_first(candidates):
         seen.setdefault(candidate.triples, candidate)
     return list(seen.values())
 
 
-def _score(candidate: Candidate) -> float:
-    return -np.inf if candidate.score is None else candidate.score
+def distinct_behaviours(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The best `count` candidates, best first, that do not all do the same.
+
+    Two plans count as the same behaviour if every agent earns the same by both in every selection episode.
+
+    Args:
+        candidates: candidates for the same initial states.
+        count: how many to choose, at most.
+    """
+    chosen: list[Candidate] = []
+    for candidate in best_first(candidates):
+        if len(chosen) == count:
+            break
+        if not any(_same_returns(candidate, other) for other in chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+def _same_returns(left: Candidate, right: Candidate) -> bool:
+    if left.result is None or right.result is None:
+        return False
+    return np.allclose(left.result.returns, right.result.returns, rtol=1e-5, atol=1e-6)

@@ -1,16 +1,19 @@
 """The control: what random valid instructions come to with as many candidates and the same selection."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
-from leed_jax.generate.candidates import Scorer
-from leed_jax.instructions import Vocabulary, random_plan
+from leed_jax.generate.scoring import Scorer
+from leed_jax.instructions import Plan, Vocabulary, random_plan
 
 _BOOTSTRAP_SAMPLES = 200
+_DRAWS = 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Control:
     """The best of `candidates` random valid plans, over many draws.
 
     Attributes:
-        candidates: the number of plans that the best is taken of.
+        candidates: the number of plans that the best is taken of; with kind=episodes, for each initial state.
         mean: expected return per agent of the best.
         error: standard error of that, from the finite number of plans that were scored.
         low: 2.5 % quantile over draws.
@@ -33,9 +36,9 @@ class Control:
 
 
 def random_plan_scores(
-    vocabulary: Vocabulary, scorer: Scorer, key: PRNGKeyArray, max_instructions: int, count: int
-) -> Float[np.ndarray, "P"]:
-    """Scores of `count` random valid plans on the selection episodes; `key` is consumed.
+    vocabulary: Vocabulary, scorer: Scorer, key: PRNGKeyArray, max_instructions: int, count: int, states: int = 0
+) -> Float[np.ndarray, "R M"]:
+    """Scores of `count` random valid plans on the selection episodes, a row for each initial state; `key` is consumed.
 
     Their lengths are limited in turn to 1, 2, ... `max_instructions` per agent, as the model's are.
 
@@ -45,31 +48,47 @@ def random_plan_scores(
         key: source of the plans.
         max_instructions: the largest number of instructions of an agent.
         count: the number of plans.
+        states: the number of particular initial states that the scorer has; 0 for one row over all episodes.
     """
-    keys = jax.random.split(key, count)
     longest = 1 + np.arange(count) % max_instructions
-    return scorer.scores(jax.vmap(lambda k, n: random_plan(vocabulary, k, max_instructions, n))(keys, longest))
+    plans = _random_plans(vocabulary, jax.random.split(key, count), max_instructions, longest)
+    if not states:
+        return scorer.scores(plans)[None]
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (states,) + (1,) * (x.ndim - 1)), plans)
+    return scorer.scores(repeated, np.repeat(np.arange(states), count)).reshape(states, count)
 
 
-def best_of(scores: Float[np.ndarray, "P"], candidates: int) -> Control:
-    """The distribution of the best of `candidates` plans drawn with replacement from a pool of scored ones.
+@functools.partial(jax.jit, static_argnames=("vocabulary", "max_instructions"))
+def _random_plans(vocabulary: Vocabulary, keys: Any, max_instructions: int, longest: Any) -> Plan:
+    return jax.vmap(lambda key, n: random_plan(vocabulary, key, max_instructions, n))(keys, longest)
 
-    With F the pool's distribution, the best of n is at most x with probability F(x)^n; no sampling is needed. The
-    standard error of the mean is that of bootstrap samples of the pool.
+
+def best_of(pool: Float[np.ndarray, "R M"], counts: Int[np.ndarray, "R"], fallback: Float[np.ndarray, "R"]) -> Control:
+    """The distribution of the best of so many plans, drawn with replacement from a pool of scored ones.
+
+    There is a row for each initial state that has a plan of its own; what is told is the mean over rows. With F a
+    row's distribution, the best of n is at most x with probability F(x)^n. The standard error of the mean is that of
+    bootstrap samples of the pool. The quantiles are those of stratified draws.
 
     Args:
-        scores: the pool.
-        candidates: n.
+        pool: the scores.
+        counts: n for each row.
+        fallback: what a row comes to that has no plan, as its count is 0.
     """
-    ordered = np.sort(scores)
-    below = (np.arange(len(ordered) + 1) / len(ordered)) ** candidates
-    mean = float(np.sum(ordered * np.diff(below)))
-    resampled = np.sort(np.random.default_rng(0).choice(scores, (_BOOTSTRAP_SAMPLES, len(scores))), axis=-1)
-    error = float(np.std(resampled @ np.diff(below)))
-    low, high = ordered[np.minimum(np.searchsorted(below[1:], [0.025, 0.975]), len(ordered) - 1)].tolist()
-    return Control(candidates, mean, error, low, high)
-
-
-def controls(scores: Float[np.ndarray, "P"], counts: Sequence[int]) -> list[Control]:
-    """`best_of` for several numbers of candidates."""
-    return [best_of(scores, count) for count in counts]
+    random = np.random.default_rng(0)
+    rows = len(pool)
+    mean, variance, draws = 0.0, 0.0, np.zeros(_DRAWS)
+    uniform = (np.arange(_DRAWS) + 0.5) / _DRAWS
+    for scores, count, instead in zip(pool, counts, fallback, strict=True):
+        if count == 0:
+            mean, draws = mean + instead / rows, draws + instead / rows
+            continue
+        ordered = np.sort(scores)
+        below = (np.arange(len(ordered) + 1) / len(ordered)) ** count
+        mean += float(np.sum(ordered * np.diff(below))) / rows
+        resampled = np.sort(random.choice(scores, (_BOOTSTRAP_SAMPLES, len(scores))), axis=-1)
+        variance += float(np.var(resampled @ np.diff(below))) / rows**2
+        place = np.minimum(np.searchsorted(below[1:], random.permutation(uniform)), len(ordered) - 1)
+        draws += ordered[place] / rows
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return Control(int(np.max(counts)), float(mean), float(np.sqrt(variance)), low, high)

@@ -1,170 +1,282 @@
-"""A generation written down: manifest, transcript, arrays, a table and a plot."""
+"""A generation written down: manifest, transcript and arrays; and what is needed to go on with one or to repeat it."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
+import os
 import re
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
-from leed_jax.config import Config
-from leed_jax.demonstrations import MANIFEST, demonstration_key, execute_episodes, save_demonstrations
-from leed_jax.errors import DemonstrationError, RunDirectoryError
-from leed_jax.generate.candidates import Candidate
-from leed_jax.generate.loop import Outcome
-from leed_jax.generate.prompt import PROMPT_VERSION
-from leed_jax.instructions import InstructedEnvironment, stack_plans
-from leed_jax.llm import ChatRequest
+from leed_jax.config import Config, from_dictionary, to_dictionary
+from leed_jax.demonstrations import (
+    MANIFEST,
+    demonstration_key,
+    execute_episodes,
+    initial_state_keys,
+    read_manifest,
+    save_demonstrations,
+)
+from leed_jax.errors import RunDirectoryError
+from leed_jax.files import LOCK, lock_folder
+from leed_jax.generate.candidates import Attempt, Candidate
+from leed_jax.generate.connect import model_name, transcript_path
+from leed_jax.generate.loop import Kept, Outcome
+from leed_jax.generate.template import packaged_names
+from leed_jax.instructions import InstructedEnvironment, Trajectory, stack_plans
+from leed_jax.llm import Journal, Limits, Meter, Spending, Usage, resumed_meter
 from leed_jax.version import __version__
 
 PLOT = "rounds.png"
 JOURNAL = "replies.jsonl"
 
 
-def output_folder(config: Config) -> Path:
+def output_folder(config: Config) -> Path | None:
     """Where the set goes: `generate.out`, or `demos/ENVIRONMENT/MODEL` below the working directory.
 
+    Returns:
+        The folder; None for recorded replies that are asked for again, unless `generate.out` is set.
+
     Raises:
-        RunDirectoryError: a finished set is there already.
+        DemonstrationError: the model's name cannot be read from the recorded set.
     """
+    if config.generate.out:
+        return Path(config.generate.out).expanduser()
+    if config.llm.provider == "replay":
+        return None
     module = str(config.env.get("name", "")).partition(":")[0].rpartition(".")[2]
     # A model's name may be a path or hold one; only harmless characters become part of a folder's name.
-    model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.llm.model).strip("-.") or "model"
-    folder = Path(config.generate.out).expanduser() if config.generate.out else Path("demos") / module / model
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name(config)).strip("-.") or "model"
+    suffix = "" if config.generate.kind == "relational" else f"-{config.generate.kind}"
+    return Path("demos") / module / f"{model}{suffix}"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path | None) -> Iterator[Path]:
+    """Make a folder for a new set and hold it for this process alone; one without anything in it is removed again.
+
+    Args:
+        folder: the folder; None for a temporary one.
+
+    Raises:
+        RunDirectoryError: there is a finished set in it, another process holds it, or it cannot be made.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="leed_jax") as temporary:
+            yield Path(temporary)
+        return
+    _check_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{folder} cannot be made or written ({error.strerror}); choose another folder with generate.out=."
+        ) from None
+    if lock is None:
+        raise RunDirectoryError(
+            f"{folder} is in use by another process, which generates demonstrations there now. Wait for it or stop it, "
+            "or choose another folder with generate.out=."
+        )
+    try:
+        # Before the lock was taken another process may have come and gone.
+        _check_free(folder)
+        yield folder
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(lock)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _check_free(folder: Path) -> None:
     if (folder / MANIFEST).exists():
         raise RunDirectoryError(f"{folder} holds a finished demonstration set; choose another one with generate.out=.")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder} is not a folder; choose another one with generate.out=.")
-    return folder
 
 
-def write_set(folder: Path, config: Config, environment: InstructedEnvironment, outcome: Outcome) -> None:
-    """Write a finished generation as a demonstration set.
+def remove_journal(folder: Path) -> None:
+    """Remove the journal of a generation whose transcript holds every reply, or that never got one."""
+    for name in (JOURNAL, f"{JOURNAL}.lock"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def meter_for(config: Config, journal: Path) -> Meter:
+    """The configured limits, with what was spent before an interruption already counted.
+
+    Args:
+        config: the configuration.
+        journal: the journal in the folder of the generation, or of the run that it belongs to. The count is kept in it,
+            or in `llm.cache` where that is set, on the account of that folder.
 
     Raises:
-        DemonstrationError: no reply was executable, so that there is nothing to demonstrate.
+        ConfigurationError: a limit is out of range.
+        RunDirectoryError: the journal cannot be read.
     """
-    best = outcome.best
-    if best is None or best.plan is None:
-        problem = next((p for c in outcome.candidates for p in c.problems), "there was none")
-        raise DemonstrationError(
-            f"None of the {len(outcome.candidates)} replies of {config.llm.model} could be executed (the first: "
-            f"{problem}) The replies are kept in {folder / JOURNAL}; try a larger model, more rounds, or a lower "
-            f"llm.temperature."
-        )
-    plans = stack_plans([best.plan])
-    recorded = execute_episodes(
+    values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
+    path = Path(config.llm.cache).expanduser() if config.llm.cache else journal
+    return resumed_meter(Limits(**values), Journal(path), str(journal.parent.resolve()))
+
+
+def recorded_settings(config: Config) -> tuple[Config, int | None]:
+    """With llm=replay, the settings under which the replies were recorded, as no others have an answer.
+
+    Args:
+        config: the configuration; its `generate.out` is kept.
+
+    Returns:
+        The configuration with the recorded settings, and the seed of the initial states that plans are for, or None.
+        A transcript without a manifest beside it leaves everything as it is.
+
+    Raises:
+        ConfigurationError: the manifest holds settings that cannot be used.
+        DemonstrationError: there is no such set, or its manifest is damaged.
+    """
+    folder = transcript_path(config).parent
+    if config.llm.provider != "replay" or not (folder / MANIFEST).is_file():
+        return config, None
+    manifest = read_manifest(folder)
+    recorded = manifest["settings"]
+    values = to_dictionary(config)
+    prompt = (manifest["prompt"] or {}).get("name", "")
+    if not config.generate.prompt and prompt in packaged_names():
+        values["generate"]["prompt"] = prompt
+    values["generate"] |= {k: v for k, v in recorded.items() if k in values["generate"] and k not in ("out", "prompt")}
+    # Whatever ended the recording, it ended there.
+    values["generate"] |= {"kind": manifest["kind"], "rounds": max(1, len(manifest["rounds"])), "patience": 0}
+    values["llm"] |= {k: recorded[k] for k in ("temperature", "max_tokens") if k in recorded}
+    values["seed"] = recorded.get("seed", config.seed)
+    if manifest["recorded"] is not None:
+        values["generate"]["recorded_episodes"] = manifest["recorded"]["episodes"]
+        values["demonstrations"] |= {k: manifest["recorded"][k] for k in ("noise", "seed")}
+    return from_dictionary(values), manifest["states_seed"]
+
+
+def write_set(
+    folder: Path, config: Config, environment: InstructedEnvironment, outcome: Outcome, spent: Spending | None = None
+) -> None:
+    """Write a generation as a demonstration set; one without any plan is written, too, as an attempt.
+
+    Args:
+        folder: the set's folder.
+        config: what it was made with.
+        environment: what it was made for.
+        outcome: what came of it.
+        spent: what it cost; None to count the replies.
+    """
+    recorded = _recorded(config, environment, outcome)
+    transcript = "".join(
+        json.dumps(_transcript_line(outcome, attempt), ensure_ascii=True, allow_nan=False) + "\n"
+        for attempt in outcome.attempts
+    )
+    manifest = _manifest(config, outcome, spending(outcome, spent), recorded is not None)
+    target = getattr(environment, "environment", environment)
+    save_demonstrations(folder, manifest, target, transcript.encode(), recorded)
+
+
+def spending(outcome: Outcome, spent: Spending | None) -> Spending:
+    """What a generation cost: as it was counted on the way, or as its replies say where nothing was."""
+    if spent is not None and spent.calls:
+        return spent
+    replies = [attempt.reply for attempt in outcome.attempts if attempt.reply is not None]
+    return Spending(len(replies), sum((reply.usage for reply in replies), Usage()))
+
+
+def _recorded(config: Config, environment: InstructedEnvironment, outcome: Outcome) -> Trajectory | None:
+    plans = [kept.candidate.plan for kept in outcome.kept if kept.candidate.plan is not None]
+    if not plans or not config.generate.recorded_episodes:
+        return None
+    reset_keys = None
+    if outcome.states_seed is not None:
+        own = [kept.candidate.episode for kept in outcome.kept if kept.candidate.episode is not None]
+        reset_keys = initial_state_keys(outcome.states_seed, config.generate.episodes)[np.array(own)]
+    return execute_episodes(
         environment,
-        plans,
+        stack_plans(plans),
         demonstration_key(config.demonstrations.seed),
         config.generate.recorded_episodes,
         config.demonstrations.noise,
+        reset_keys,
     )
-    transcript = "".join(
-        json.dumps(_transcript_line(request, candidate), ensure_ascii=True, allow_nan=False) + "\n"
-        for request, candidate in zip(outcome.requests, outcome.candidates, strict=True)
-    )
-    target = getattr(environment, "environment", environment)
-    save_demonstrations(folder, _manifest(config, outcome, best), target, transcript.encode(), recorded)
 
 
-def _manifest(config: Config, outcome: Outcome, best: Candidate) -> dict[str, Any]:
+def _manifest(config: Config, outcome: Outcome, spent: Spending, with_arrays: bool) -> dict[str, Any]:
+    name, sha256 = outcome.prompt
+    left_out = ("out", "prompt", "refresh_every")
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "leed_jax": __version__,
-        "model": config.llm.model,
-        "prompt": PROMPT_VERSION,
+        "provider": config.llm.provider,
+        "model": model_name(config),
+        "prompt": {"name": name, "sha256": sha256},
+        "kind": outcome.kind,
         "settings": {
             "seed": config.seed,
             "temperature": config.llm.temperature,
             "max_tokens": config.llm.max_tokens,
             "response_format": config.llm.response_format,
-            **{k: v for k, v in dataclasses.asdict(config.generate).items() if k != "out"},
+            **{k: v for k, v in dataclasses.asdict(config.generate).items() if k not in left_out},
         },
         "max_instructions": config.generate.max_instructions,
-        "plans": [
-            {
-                "triples": [list(triple) for triple in best.triples],
-                "round": best.round,
-                "candidate": best.index,
-                "selection_return_per_agent": best.score,
-                "report_return_per_agent": outcome.best_report_return,
-            }
-        ],
+        "plans": [_plan_entry(kept) for kept in outcome.kept],
+        "states_seed": outcome.states_seed,
         "random_return_per_agent": outcome.random_return,
         "rounds": [dataclasses.asdict(r) for r in outcome.rounds],
+        "stopped": outcome.stopped,
+        "usage": {"calls": spent.calls, **spent.usage.to_dict(), "cost": spent.cost},
         "recorded": {
             "episodes": config.generate.recorded_episodes,
             "noise": config.demonstrations.noise,
             "seed": config.demonstrations.seed,
-        },
+        }
+        if with_arrays
+        else None,
     }
 
 
-def _transcript_line(request: ChatRequest, candidate: Candidate) -> dict[str, Any]:
+def _plan_entry(kept: Kept) -> dict[str, Any]:
+    candidate = kept.candidate
     return {
+        "triples": [list(triple) for triple in candidate.triples],
         "round": candidate.round,
         "candidate": candidate.index,
-        "request": request.to_dict(),
-        "reply": None if candidate.reply is None else candidate.reply.to_dict(),
+        "episode": candidate.episode,
+        "selection_return_per_agent": candidate.score,
+        "report_return_per_agent": kept.report_return,
+        "report_returns": kept.report_returns.tolist(),
+        "measures": {} if candidate.result is None else dict(candidate.result.measures),
+    }
+
+
+def _transcript_line(outcome: Outcome, attempt: Attempt) -> dict[str, Any]:
+    name, sha256 = outcome.prompt
+    line: dict[str, Any] = {
+        "round": attempt.round,
+        "candidate": attempt.index,
+        "prompt": {"name": name, "sha256": sha256},
+        "request": None if attempt.request is None else attempt.request.to_dict(),
+        "reply": None if attempt.reply is None else attempt.reply.to_dict(),
+        "error": attempt.error,
+        "sent": attempt.sent,
+    }
+    entries = [_candidate_entry(candidate) for candidate in attempt.candidates]
+    return {**line, **(entries[0] if outcome.states_seed is None else {"plans": entries})}
+
+
+def _candidate_entry(candidate: Candidate) -> Mapping[str, Any]:
+    result = candidate.result
+    return {
+        "episode": candidate.episode,
         "validity": candidate.validity,
         "problems": list(candidate.problems),
         "triples": [list(triple) for triple in candidate.triples],
         "return_per_agent": candidate.score,
+        "returns": None if result is None else result.by_agent.tolist(),
+        "measures": {} if result is None else dict(result.measures),
     }
-
-
-def print_table(console: Console, outcome: Outcome) -> None:
-    """Print a row per round, with the control beside the model."""
-    table = Table(title="Plans by round, with their returns per agent", title_justify="left")
-    headings = ("round", "replies", "plans", "valid", "mean", "best", "so far", "control")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for r in outcome.rounds:
-        returns = (r.mean_return, r.best_return, r.best_so_far, r.control.mean)
-        counts = (str(r.index + 1), str(r.replies), str(r.executable), f"{r.validity:.0%}")
-        table.add_row(*counts, *map(_figure, returns))
-    console.print(table)
-    last = outcome.rounds[-1].control
-    console.print(
-        f"plans: replies that could be executed. valid: executable triples. control: what the best of as many random "
-        f"valid plans comes to, on average; after the last round 95 % of draws lie between {last.low:.2f} and "
-        f"{last.high:.2f}."
-    )
-    tokens = sum(r.prompt_tokens for r in outcome.rounds), sum(r.completion_tokens for r in outcome.rounds)
-    console.print(
-        f"Random actions: {outcome.random_return:.2f}. "
-        f"Best plan on fresh episodes: {_figure(outcome.best_report_return)}. "
-        f"Tokens: {tokens[0]} read, {tokens[1]} written."
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def draw_rounds(path: Path, outcome: Outcome, model: str) -> None:
-    """Plot validity and return per round, with the control and random actions."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and needed once, at the end
-
-    figure = Figure(figsize=(9, 3.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    rounds = [r.index + 1 for r in outcome.rounds]
-    left.plot(rounds, [100 * r.validity for r in outcome.rounds], "o-", color="C0")
-    left.set(xlabel="round", ylabel="executable triples (%)", ylim=(0, 105), xticks=rounds)
-    scored = [c for c in outcome.candidates if c.score is not None]
-    right.plot([c.round + 1 for c in scored], [c.score for c in scored], ".", color="C0", alpha=0.5, label="each plan")
-    found = [r for r in outcome.rounds if r.best_so_far is not None]
-    right.plot([r.index + 1 for r in found], [r.best_so_far for r in found], "o-", color="C0", label=f"best of {model}")
-    right.plot(
-        rounds, [r.control.mean for r in outcome.rounds], "s--", color="C1", label="best of as many random valid"
-    )
-    low, high = [r.control.low for r in outcome.rounds], [r.control.high for r in outcome.rounds]
-    right.fill_between(rounds, low, high, color="C1", alpha=0.2, linewidth=0)
-    right.axhline(outcome.random_return, color="0.5", linestyle=":", label="random actions")
-    right.set(xlabel="round", ylabel="return per agent", xticks=rounds)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)

@@ -6,25 +6,43 @@ from leed_jax.instructions.execute import (
     execute,
     execute_many,
     instructions_in_force,
+    observe_execution,
     plan_returns,
+)
+from leed_jax.instructions.measures import (
+    DescribesStates,
+    Execution,
+    Measure,
+    Measured,
+    episode_measures,
+    measure_lines,
+    measured_execution,
+    measures_of,
+    offering,
 )
 from leed_jax.instructions.parse import (
     Instruction,
     Triple,
     Validation,
     check_complete,
+    parse_episodes,
     parse_reply,
     printable,
+    quoted,
     validate,
 )
 from leed_jax.instructions.plan import Plan, compile_plan, compile_triples, decompile, random_plan, stack_plans
 from leed_jax.instructions.primitive import PrimitiveInstructions
-from leed_jax.instructions.vocabulary import Command, InstructedEnvironment, Parameter, Vocabulary
+from leed_jax.instructions.vocabulary import Command, InstructedEnvironment, Parameter, Vocabulary, written
 
 __all__ = [
     "Command",
+    "DescribesStates",
+    "Execution",
     "InstructedEnvironment",
     "Instruction",
+    "Measure",
+    "Measured",
     "Parameter",
     "Plan",
     "PrimitiveInstructions",
@@ -37,13 +55,22 @@ __all__ = [
     "compile_triples",
     "current_instruction",
     "decompile",
+    "episode_measures",
     "execute",
     "execute_many",
     "instructions_in_force",
+    "measure_lines",
+    "measured_execution",
+    "measures_of",
+    "observe_execution",
+    "offering",
+    "parse_episodes",
     "parse_reply",
     "plan_returns",
     "printable",
+    "quoted",
     "random_plan",
     "stack_plans",
     "validate",
+    "written",
 ]

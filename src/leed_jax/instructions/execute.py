@@ -1,5 +1,6 @@
 """Plans executed inside jit: a scan over the episode with one program counter per agent."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from leed_jax.instructions.plan import Plan
 from leed_jax.instructions.vocabulary import InstructedEnvironment
 
+Observe = Callable[[Any, Any, "Trajectory", Array], Any]
+"""What to keep of a step: a function of the state before and after it, the step itself, and the program counters."""
+
 
 @struct.dataclass
 class Trajectory:
@@ -17,21 +21,25 @@ class Trajectory:
 
     Attributes:
         observation: what each agent saw before its action.
-        action: what it did.
-        reward: what it earned for it.
+        action: what it was instructed to do.
+        taken: what it did; the same unless noise disturbed it.
+        reward: what it earned for that.
         available_actions: what it could have done.
-        active: whether the step belongs to the episode; false once it is over.
+        active: whether the agent took part in the step; false once it has terminated or the episode is over.
+        terminated: whether the step ended the agent's task. An agent whose last active step did not was cut off.
     """
 
     observation: Float[Array, "*N T A O"]
     action: Int[Array, "*N T A"]
+    taken: Int[Array, "*N T A"]
     reward: Float[Array, "*N T A"]
     available_actions: Bool[Array, "*N T A C"]
-    active: Bool[Array, "*N T"]
+    active: Bool[Array, "*N T A"]
+    terminated: Bool[Array, "*N T A"]
 
     def episode_return(self) -> Float[Array, "*N A"]:
         """The undiscounted return of each agent."""
-        return jnp.sum(self.reward * self.active[..., None], axis=-2)
+        return jnp.sum(jnp.where(self.active, self.reward, 0.0), axis=-2)
 
 
 def current_instruction(plan: Plan, counter: Int[Array, "A"]) -> tuple[Int[Array, "A"], Int[Array, "A"]]:
@@ -41,7 +49,11 @@ def current_instruction(plan: Plan, counter: Int[Array, "A"]) -> tuple[Int[Array
 
 
 def execute(
-    environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray, noise: Float[Array, ""] | float = 0.0
+    environment: InstructedEnvironment,
+    plan: Plan,
+    key: PRNGKeyArray,
+    noise: Float[Array, ""] | float = 0.0,
+    reset_key: PRNGKeyArray | None = None,
 ) -> Trajectory:
     """Execute a plan for one episode.
 
@@ -52,27 +64,55 @@ def execute(
         environment: where to execute; static.
         plan: one plan, without leading axes.
         key: source of the initial state, of the transitions and of the noise; consumed.
-        noise: the probability with which an agent's action is replaced by a random available one. What is recorded is
-            still the instructed action, so that demonstrations also show the way back from where the instructions alone
-            would never lead (DART: Laskey et al. 2017, arXiv 1703.09327, with uniform noise); the rewards are those of
-            the actions that were taken.
+        noise: the probability with which an agent's action is replaced by a random available one. What is recorded as
+            `action` is still the instructed one, so that demonstrations also show the way back from where the
+            instructions alone would never lead (DART: Laskey et al. 2017, arXiv 1703.09327, with uniform noise); the
+            rewards are those of the actions that were taken.
+        reset_key: source of the initial state, where it is a particular one; not consumed.
     """
-    return _execute(environment, plan, key, noise)[0]
+    return observe_execution(environment, plan, key, _the_step, noise, reset_key)
 
 
-def instructions_in_force(environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray) -> Int[Array, "T A"]:
+def instructions_in_force(
+    environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray, reset_key: PRNGKeyArray | None = None
+) -> Int[Array, "T A"]:
     """The position of each agent's current instruction at every step; see `execute`. `key` is consumed."""
-    return _execute(environment, plan, key, 0.0)[1]
+    return observe_execution(environment, plan, key, _the_counter, reset_key=reset_key)
 
 
-def _execute(
-    environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray, noise: Float[Array, ""] | float
-) -> tuple[Trajectory, Int[Array, "T A"]]:
-    """Execute a plan; the episode, and the program counters before each step."""
-    reset_key, step_key = jax.random.split(key)
-    state, time_step = environment.reset(reset_key)
+def _the_step(_state: Any, _next_state: Any, step: Trajectory, _counter: Array) -> Trajectory:
+    return step
 
-    def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, tuple[Trajectory, Array]]:
+
+def _the_counter(_state: Any, _next_state: Any, _step: Trajectory, counter: Array) -> Array:
+    return counter
+
+
+def observe_execution(
+    environment: InstructedEnvironment,
+    plan: Plan,
+    key: PRNGKeyArray,
+    observe: Observe,
+    noise: Float[Array, ""] | float = 0.0,
+    reset_key: PRNGKeyArray | None = None,
+) -> Any:
+    """Execute a plan for one episode as `execute` does, and keep something of each step.
+
+    Args:
+        environment: where to execute; static.
+        plan: one plan, without leading axes.
+        key: see `execute`; consumed.
+        observe: called as `observe(state, next_state, step, counter)`; `step` is a `Trajectory` without the axis `T`.
+        noise: see `execute`.
+        reset_key: see `execute`.
+
+    Returns:
+        What `observe` returned, stacked on a leading axis `T`; steps that are not active are to be ignored.
+    """
+    own_key, step_key = jax.random.split(key)
+    state, time_step = environment.reset(own_key if reset_key is None else reset_key)
+
+    def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         state, time_step, counter, active = carry
         step_key, noise_key = jax.random.split(key)
         command, parameter = current_instruction(plan, counter)
@@ -81,17 +121,20 @@ def _execute(
         next_state, next_step = environment.step(state, taken, step_key)
         done = environment.achieved(next_state, command, parameter)
         following = jnp.minimum(counter + done, plan.length - 1)
-        record = Trajectory(
+        step = Trajectory(
             observation=time_step.observation,
             action=action,
+            taken=taken,
             reward=next_step.reward,
             available_actions=time_step.available_actions,
             active=active,
+            terminated=active & next_step.terminated,
         )
-        return (next_state, next_step, following, active & ~next_step.episode_over()), (record, counter)
+        still_active = active & ~next_step.terminated & ~next_step.episode_over()
+        return (next_state, next_step, following, still_active), observe(state, next_state, step, counter)
 
     counter = jnp.zeros(environment.num_agents, jnp.int32)
-    start = (state, time_step, counter, jnp.array(True))
+    start = (state, time_step, counter, jnp.ones(environment.num_agents, bool))
     return jax.lax.scan(advance, start, jax.random.split(step_key, environment.max_steps))[1]
 
 

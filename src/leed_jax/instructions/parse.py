@@ -1,10 +1,11 @@
 """Text to validated instructions. What a model writes is data: it is matched against names and never evaluated."""
 
 import dataclasses
+import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from leed_jax.errors import (
     InstructionError,
@@ -15,9 +16,10 @@ from leed_jax.errors import (
     UnknownParameterError,
     UnreadableReplyError,
 )
-from leed_jax.instructions.vocabulary import Vocabulary
+from leed_jax.instructions.vocabulary import Vocabulary, written
 
 Triple = tuple[str, str, str]
+Found = TypeVar("Found")
 
 MAX_REPLY_CHARACTERS = 200_000
 MAX_WORD_CHARACTERS = 80
@@ -25,6 +27,9 @@ MAX_WORD_CHARACTERS = 80
 _TRIPLE = re.compile(r"\[([^,\[\]]*),([^,\[\]]*),([^,\[\]]*)\]")
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)```", re.DOTALL)
 _KEYS = ("command", "parameter", "agent")
+_ENTRY = re.compile(r'\{\s*"episode"\s*:')
+_MAX_ENTRIES = 256
+_MAX_ALTERNATIVES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +73,10 @@ def parse_reply(text: str) -> list[Triple]:
     Raises:
         UnreadableReplyError: there is no triple in it, or it is longer than 200,000 characters.
     """
-    if len(text) > MAX_REPLY_CHARACTERS:
-        raise UnreadableReplyError(f"The reply has {len(text)} characters; at most {MAX_REPLY_CHARACTERS} are read.")
-    for candidate in _json_candidates(text):
-        triples = _read_json(candidate)
-        if triples:
-            return triples
-    triples = [triple for triple in map(_unquoted, _TRIPLE.finditer(text)) if all(map(_is_word, triple))]
+    _check_length(text)
+    triples = _first(text, _triples) or [
+        triple for triple in map(_unquoted, _TRIPLE.finditer(text)) if all(map(_is_word, triple))
+    ]
     if not triples:
         raise UnreadableReplyError(
             "The reply holds no instruction; write a JSON list of [Command, Parameter, AgentID] triples."
@@ -82,20 +84,96 @@ def parse_reply(text: str) -> list[Triple]:
     return triples
 
 
+def parse_episodes(text: str, names: Sequence[str]) -> dict[str, list[Triple] | InstructionError]:
+    """Find the plan for each of several episodes in a model's reply.
+
+    Reads JSON, alone or in a code fence: an object with a list under `episodes`, or the list itself, whose entries are
+    objects with the name of an `episode` and its `instructions`, triples as `parse_reply` reads them. Of a list that is
+    cut off, the entries that are whole are read.
+
+    Args:
+        text: the reply.
+        names: the episodes that were asked for.
+
+    Returns:
+        For each name its triples, or an error that says what is wrong with that episode's plan.
+
+    Raises:
+        UnreadableReplyError: there is no plan for any of the episodes in it, or it is longer than 200,000 characters.
+    """
+    _check_length(text)
+    found: dict[str, list[list[Triple]]] = {}
+    for name, triples in _first(text, _named_plans) or _whole_entries(text):
+        if name in names:
+            found.setdefault(name, []).append(triples)
+    if not found:
+        raise UnreadableReplyError(
+            f"The reply holds no plan for {', '.join(names)}; write a JSON object with a list under episodes, whose "
+            "entries have the fields episode, facts and instructions."
+        )
+    return {name: _only_plan(name, found.get(name, [])) for name in names}
+
+
+def _only_plan(name: str, plans: Sequence[list[Triple]]) -> list[Triple] | InstructionError:
+    if not plans:
+        return UnreadableReplyError(f"The reply holds no whole plan for {name}.")
+    if any(plan != plans[0] for plan in plans):
+        return PlanShapeError(f"The reply holds {len(plans)} different plans for {name}; write one.")
+    return plans[0] or UnreadableReplyError(
+        f"The plan for {name} holds no instruction; write a list of [Command, Parameter, AgentID] triples."
+    )
+
+
+def _named_plans(value: Any) -> list[tuple[str, list[Triple]]]:
+    """The names and the plans of the entries of a list of episodes."""
+    entries = value.get("episodes", [value]) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        return []
+    named = [e for e in entries if isinstance(e, dict) and isinstance(e.get("episode"), str)]
+    return [(entry["episode"], _triples(entry)) for entry in named]
+
+
+def _whole_entries(text: str) -> list[tuple[str, list[Triple]]]:
+    """The same, of text that is no whole JSON."""
+    found: list[tuple[str, list[Triple]]] = []
+    position = 0
+    for _ in range(_MAX_ENTRIES):
+        match = _ENTRY.search(text, position)
+        if match is None:
+            break
+        try:
+            entry, position = json.JSONDecoder().raw_decode(text, match.start())
+            found += _named_plans(entry)
+        except (ValueError, RecursionError):
+            position = max(position, match.end())
+    return found
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_REPLY_CHARACTERS:
+        raise UnreadableReplyError(f"The reply has {len(text)} characters; at most {MAX_REPLY_CHARACTERS} are read.")
+
+
+def _first(text: str, read: Callable[[Any], list[Found]]) -> list[Found]:
+    """What `read` finds in the first part of the text that is JSON and in which it finds anything."""
+    for candidate in _json_candidates(text):
+        try:
+            found = read(json.loads(candidate))
+        except (ValueError, RecursionError):
+            continue
+        if found:
+            return found
+    return []
+
+
 def _json_candidates(text: str) -> Iterator[str]:
+    """All of the text, then each fence, then what stands between the outermost brackets."""
     yield text
     yield from (match.group(1) for match in _FENCE.finditer(text))
     for opening, closing in ("{}", "[]"):
         start, end = text.find(opening), text.rfind(closing)
         if 0 <= start < end:
             yield text[start : end + 1]
-
-
-def _read_json(text: str) -> list[Triple]:
-    try:
-        return _triples(json.loads(text))
-    except (ValueError, RecursionError):
-        return []
 
 
 def _triples(value: Any) -> list[Triple]:
@@ -152,22 +230,36 @@ def validate(vocabulary: Vocabulary, triples: Sequence[Triple]) -> Validation:
 
 def _validate_one(vocabulary: Vocabulary, triple: Triple) -> Instruction:
     command, parameter, agent = triple
-    shown = "[" + ", ".join(printable(word) for word in triple) + "]"
+    shown = "[" + ", ".join(quoted(word) for word in triple) + "]"
     if command not in vocabulary.command_index:
-        known = ", ".join(vocabulary.command_index)
-        raise UnknownCommandError(f"{shown}: there is no command {printable(command)}; the commands are {known}.")
+        known = _alternatives(command, tuple(vocabulary.command_index))
+        raise UnknownCommandError(f"{shown}: there is no command {quoted(command)}; the commands are {known}.")
     if agent not in vocabulary.agent_index:
-        known = ", ".join(vocabulary.agents)
-        raise UnknownAgentError(f"{shown}: there is no agent {printable(agent)}; the agents are {known}.")
+        known = _alternatives(agent, vocabulary.agents)
+        raise UnknownAgentError(f"{shown}: there is no agent {quoted(agent)}; the agents are {known}.")
     allowed = vocabulary.allowed_parameters(command, agent)
     if parameter in allowed:
         return Instruction(
             vocabulary.command_index[command], vocabulary.parameter_index[parameter], vocabulary.agent_index[agent]
         )
-    mend = f"{command} of {agent} takes one of: {', '.join(allowed) or 'nothing'}."
+    known = _alternatives(parameter, allowed) if allowed else "nothing"
+    mend = f"{written(command)} of {written(agent)} takes one of: {known}."
     if parameter in vocabulary.parameter_index:
-        raise ParameterNotAllowedError(f"{shown}: {parameter} is not valid here; {mend}")
-    raise UnknownParameterError(f"{shown}: there is no parameter {printable(parameter)}; {mend}")
+        raise ParameterNotAllowedError(f"{shown}: {written(parameter)} is not valid here; {mend}")
+    raise UnknownParameterError(f"{shown}: there is no parameter {quoted(parameter)}; {mend}")
+
+
+def _alternatives(word: str, names: Sequence[str]) -> str:
+    """The valid names; where there are many, those that are most like the word."""
+    if len(names) <= _MAX_ALTERNATIVES:
+        return ", ".join(map(written, names))
+    close = difflib.get_close_matches(word[:MAX_WORD_CHARACTERS], names, _MAX_ALTERNATIVES, cutoff=0.0)
+    return f"{', '.join(map(written, close))} and {len(names) - len(close)} others"
+
+
+def quoted(word: str) -> str:
+    """A word of a reply, safe to show and marked as a quotation."""
+    return '"' + printable(word).replace('"', "'") + '"'
 
 
 def printable(word: str, limit: int = 60) -> str:
@@ -185,7 +277,9 @@ def check_complete(vocabulary: Vocabulary, instructions: Sequence[Instruction], 
     counts = [sum(i.agent == a for i in instructions) for a in range(len(vocabulary.agents))]
     idle = [name for name, count in zip(vocabulary.agents, counts, strict=True) if count == 0]
     if idle:
-        raise PlanShapeError(f"No executable instruction for {', '.join(idle)}; every agent needs at least one.")
+        listed = ", ".join(map(written, idle))
+        raise PlanShapeError(f"No executable instruction for {listed}; every agent needs at least one.")
     busy = [name for name, count in zip(vocabulary.agents, counts, strict=True) if count > max_length]
     if busy:
-        raise PlanShapeError(f"More than {max_length} instructions for {', '.join(busy)}; write fewer.")
+        listed = ", ".join(map(written, busy))
+        raise PlanShapeError(f"More than {max_length} instructions for {listed}; write fewer.")

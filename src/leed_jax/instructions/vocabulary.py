@@ -6,6 +6,8 @@ environment declares; prompts, validation and the control of random valid instru
 
 import dataclasses
 import functools
+import json
+import re
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +15,16 @@ from jaxtyping import Array, Bool, Int
 
 from leed_jax.environment import Environment
 from leed_jax.errors import EnvironmentContractError
+
+_PLAIN = re.compile(r"[\w.:/+-]+", re.ASCII)
+
+
+def written(name: str) -> str:
+    """A name as it stands in a prompt or a message: itself if it is a plain word, else as a JSON string.
+
+    Nothing that an environment calls its agents or parameters can then be taken for anything but a name.
+    """
+    return name if _PLAIN.fullmatch(name) else json.dumps(name)
 
 
 @dataclasses.dataclass(frozen=True)

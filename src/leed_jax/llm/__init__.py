@@ -1,29 +1,48 @@
-"""Asking a language model behind an OpenAI-compatible endpoint, and never asking the same thing twice.
+"""Asking a language model, and never asking the same thing twice.
 
-    ChatModel           what everything else in the library asks
-     +-- OpenAICompatible   a client of one endpoint (llama.cpp, vLLM, Ollama, OpenAI)
-     +-- Journalled         another ChatModel in front of a Journal of the replies so far
+    ChatModel        what everything else in the library asks
+     +-- ChatClient     one model behind the HTTP API of a Provider: OpenAI (and all that is compatible) or Anthropic
+     +-- LocalModel     a GGUF file, served inside this process
+     +-- Replay         recorded replies; sends nothing
+     +-- Journalled     another ChatModel in front of a Journal of the replies so far
 
 What a model writes is data: it is parsed elsewhere, and never evaluated.
 """
 
+from leed_jax.llm.anthropic import Anthropic
 from leed_jax.llm.batch import complete_all
-from leed_jax.llm.client import OpenAICompatible
-from leed_jax.llm.journal import Journal
+from leed_jax.llm.client import ChatClient, OpenAICompatible
+from leed_jax.llm.journal import Journal, resumed_meter
 from leed_jax.llm.journalled import Journalled
+from leed_jax.llm.limits import Limits, Meter, Spending, Ticket
+from leed_jax.llm.local import LocalModel
 from leed_jax.llm.messages import ChatModel, ChatRequest, Message, Reply, Usage, request_key
+from leed_jax.llm.openai import OpenAI
+from leed_jax.llm.provider import Provider
+from leed_jax.llm.replay import Replay
 from leed_jax.llm.retry import RetryPolicy
 
 __all__ = [
+    "Anthropic",
+    "ChatClient",
     "ChatModel",
     "ChatRequest",
     "Journal",
     "Journalled",
+    "Limits",
+    "LocalModel",
     "Message",
+    "Meter",
+    "OpenAI",
     "OpenAICompatible",
+    "Provider",
+    "Replay",
     "Reply",
     "RetryPolicy",
+    "Spending",
+    "Ticket",
     "Usage",
     "complete_all",
     "request_key",
+    "resumed_meter",
 ]

@@ -1,11 +1,16 @@
 """Foreign text in messages: short, on one line, and without the key."""
 
+import contextlib
+import logging
 import os
 import re
+from collections.abc import Iterator
 
 from leed_jax.errors import ConfigurationError
 
 EXCERPT_CHARACTERS = 200
+# What the HTTP library writes to; at the finest level, that holds the headers of answers.
+_LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Local servers are often given keys like "none" or "EMPTY", which may well occur in an answer's prose.
 _SHORTEST_REAL_KEY = 16
@@ -39,12 +44,12 @@ class Secret:
 
 
 def check_variable_name(name: str | None) -> None:
-    """Refuse what cannot be the name of an environment variable.
+    """Refuse what cannot be the name of an environment variable; None and an empty text name none.
 
     Raises:
         ConfigurationError: It is not one. The message does not repeat it: it may be the key, put in the wrong place.
     """
-    if name is not None and not _VARIABLE_NAME.fullmatch(name):
+    if name and not _VARIABLE_NAME.fullmatch(name):
         raise ConfigurationError(
             "llm.api_key_env is not the name of an environment variable (letters, digits and underscores); put the "
             "key itself in an environment variable such as OPENAI_API_KEY, and that variable's name here."
@@ -65,6 +70,24 @@ def read_key(name: str | None) -> Secret:
             "it again to the key alone."
         )
     return Secret(value)
+
+
+@contextlib.contextmanager
+def kept_from_logs(secret: Secret) -> Iterator[None]:
+    """Blot the key out of what the HTTP library logs meanwhile: an answer may repeat it in its headers."""
+
+    def clean(record: logging.LogRecord) -> bool:
+        record.msg, record.args = secret.redact(record.getMessage()), ()
+        return True
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS] if secret else []
+    for logger in loggers:
+        logger.addFilter(clean)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(clean)
 
 
 def excerpt(text: bytes | str, secret: Secret) -> str:

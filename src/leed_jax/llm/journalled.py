@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from leed_jax.errors import LLMError
 from leed_jax.llm.journal import Journal
 from leed_jax.llm.messages import ChatModel, ChatRequest, Reply, Usage, request_key
 
@@ -19,23 +20,28 @@ class Journalled:
     """A `ChatModel` that answers from a journal what the journal holds, and asks another model for the rest.
 
     Equal requests that overlap in time are sent once; if that one fails, all of them fail, and the next one is sent
-    anew. One instance belongs to one event loop.
+    anew. A request that another process with the same journal has on its way is waited for. One instance belongs to
+    one event loop.
 
     Args:
         model: The model to ask.
         journal: Where the replies are kept.
+        spender: On whose account the journal books the replies; empty for nobody's.
 
     Attributes:
         sent: Requests passed on to the model, failed ones included.
+        failed: Requests, of those, that ended in an `LLMError`.
         reused: Requests answered without passing them on.
         usage: Tokens of the replies that were passed on for.
     """
 
-    def __init__(self, model: ChatModel, journal: Journal) -> None:
+    def __init__(self, model: ChatModel, journal: Journal, spender: str = "") -> None:
         self._model = model
         self._journal = journal
+        self._spender = spender
         self._pending: dict[str, _Pending] = {}
         self.sent = 0
+        self.failed = 0
         self.reused = 0
         self.usage = Usage()
 
@@ -71,10 +77,19 @@ class Journalled:
         return reply
 
     async def _ask(self, key: str, request: ChatRequest) -> Reply:
-        self.sent += 1
-        reply = await self._model.complete(request)
-        self.usage += reply.usage
-        return self._journal.record(key, reply)
+        async with self._journal.claim(key):
+            known = self._journal.get(key)
+            if known is not None:
+                self.reused += 1
+                return known
+            self.sent += 1
+            try:
+                reply = await self._model.complete(request)
+            except LLMError:
+                self.failed += 1
+                raise
+            self.usage += reply.usage
+            return self._journal.record(key, reply, self._spender)
 
     async def _wait(self, key: str, pending: _Pending) -> Reply:
         """Wait for a request on its way; whoever leaves last takes it away, done or not."""

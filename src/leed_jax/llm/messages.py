@@ -123,6 +123,14 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt_tokens - other.prompt_tokens, self.completion_tokens - other.completion_tokens)
+
+    @property
+    def total(self) -> int:
+        """Tokens read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON data."""
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
@@ -146,12 +154,15 @@ class Reply:
         usage: The tokens that it took.
         finish_reason: Why it stopped ("stop"; "length" when `max_tokens` cut it), or None when it is not said.
         model: The model that the endpoint says answered.
+        response_format: How it was held to the request's schema ("json_schema", "json_object" or "none"), or None when
+            that is not known or there was no schema.
     """
 
     text: str
     usage: Usage
     finish_reason: str | None
     model: str
+    response_format: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as plain JSON data."""
@@ -160,6 +171,7 @@ class Reply:
             "usage": self.usage.to_dict(),
             "finish_reason": self.finish_reason,
             "model": self.model,
+            **({} if self.response_format is None else {"response_format": self.response_format}),
         }
 
     @classmethod
@@ -169,10 +181,14 @@ class Reply:
         Raises:
             ConfigurationError: A field is missing or of the wrong type.
         """
-        text, reason, model = data.get("text"), data.get("finish_reason"), data.get("model")
-        if not isinstance(text, str) or not isinstance(model, str) or not isinstance(reason, str | None):
+        text, model = data.get("text"), data.get("model")
+        if not isinstance(text, str) or not isinstance(model, str):
             raise ConfigurationError("A stored reply needs the text fields `text` and `model`.")
-        return cls(text, Usage.from_dict(data.get("usage")), reason, model)
+        # Not there in transcripts from before it was noted.
+        reason, form = data.get("finish_reason"), data.get("response_format")
+        if not isinstance(reason, str | None) or not isinstance(form, str | None):
+            raise ConfigurationError("A stored reply's `finish_reason` and `response_format` must be text or null.")
+        return cls(text, Usage.from_dict(data.get("usage")), reason, model, form)
 
 
 @runtime_checkable

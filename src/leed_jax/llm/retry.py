@@ -1,8 +1,7 @@
 """When a failed attempt is worth another one, and after what wait."""
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,7 +27,7 @@ class RetryPolicy:
             down should be reported at once.
         connect_wait_s: Wait after the first such attempt; it doubles too.
         retry_after_max_s: Longest wait that an endpoint may ask for; a request that would have to wait longer fails.
-        total_s: Bound of the whole request, waits included.
+        total_s: Bound of the whole request, with all waits but those for its turn under a limit of rates.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -62,6 +61,8 @@ class AttemptError(Exception):
         mend: What to do about it, as a sentence.
         kind: "connect" (no connection), "transient" or "final" (asking again would not help).
         wait_s: The wait that the endpoint asked for.
+        status: The error status, or 0 if there was none.
+        said: What came with the error status.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class AttemptError(Exception):
         mend: str,
         kind: FailureKind,
         wait_s: float | None = None,
+        status: int = 0,
+        said: str = "",
     ) -> None:
         super().__init__(problem)
         self.error_type = error_type
@@ -78,6 +81,8 @@ class AttemptError(Exception):
         self.mend = mend
         self.kind = kind
         self.wait_s = wait_s
+        self.status = status
+        self.said = said
 
     def last(self, attempts: int) -> LLMError:
         """Return the error for the caller after so many attempts."""
@@ -86,12 +91,17 @@ class AttemptError(Exception):
 
 
 class Backoff:
-    """Decides, for one request, about another attempt (a backoff hook of stamina)."""
+    """Decides, for one request, about another attempt (a backoff hook of stamina).
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    Args:
+        policy: How often, and with what waits.
+        time_left: Tells the seconds until the bound of the whole request.
+    """
+
+    def __init__(self, policy: RetryPolicy, time_left: Callable[[], float]) -> None:
         self._policy = policy
         self._connect_failures = 0
-        self._deadline = time.monotonic() + policy.total_s
+        self._time_left = time_left
 
     def __call__(self, error: BaseException) -> bool | float:
         """Return False to give up, True for the policy's own wait, or the seconds to wait."""
@@ -110,7 +120,7 @@ class Backoff:
         return self._policy.connect_wait_s * 2.0 ** (self._connect_failures - 1)
 
     def _longest_wait(self) -> float:
-        return min(self._policy.retry_after_max_s, self._deadline - time.monotonic())
+        return min(self._policy.retry_after_max_s, self._time_left())
 
 
 def is_transient(status: int) -> bool:

@@ -1,50 +1,23 @@
-"""The bodies of the chat completion API: what is sent, what comes back, and what a refusal asks for."""
+"""What the wire formats share: reading JSON from a stranger, and what an error status asks for."""
 
 import json
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from leed_jax.llm.excerpts import whole_characters
-from leed_jax.llm.messages import ChatRequest, Reply, Usage, encoded
+from leed_jax.llm.messages import Usage
+from leed_jax.llm.provider import is_about_length
 
-RESPONSE_FORMATS = ("json_schema", "json_object", "none")
-_GRAMMAR_WORDS = ("response_format", "json_schema", "json_object", "grammar", "guided", "schema")
-_CONTEXT_WORDS = ("context length", "context size", "context window", "context_length", "context_size", "too long")
+GRAMMAR_WORDS = ("response_format", "output_config", "json_schema", "json_object", "grammar", "guided", "schema")
+# More than any answer takes, and small enough to be multiplied by a price.
+_MOST_TOKENS = 10**12
 
 
-def completion_body(model: str, request: ChatRequest, response_format: str) -> bytes:
-    """Return the JSON body that asks for one completion.
-
-    Args:
-        model: The model's name at the endpoint.
-        request: What to ask.
-        response_format: How the schema, if there is one, is passed on: one of `RESPONSE_FORMATS`.
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body is.
 
     Raises:
-        ConfigurationError: The response schema is not JSON data.
-    """
-    data = request.to_dict()
-    schema = data.pop("response_schema")
-    body: dict[str, Any] = {"model": model, **data, "stream": False}
-    if request.seed is None:
-        del body["seed"]
-    if schema is not None and response_format == "json_schema":
-        named = {"name": "instructions", "strict": True, "schema": schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": named}
-    elif schema is not None and response_format == "json_object":
-        body["response_format"] = {"type": "json_object"}
-    return encoded(body, sort_keys=False)
-
-
-def read_completion(body: bytes, model: str) -> Reply:
-    """Read the body of a completion.
-
-    Args:
-        body: The answer, as it came.
-        model: The name to note when the answer names no model.
-
-    Raises:
-        ValueError: It is not a completion; the message continues a sentence about the answer.
+        ValueError: It is none; the message continues a sentence about the answer.
     """
     try:
         document = json.loads(body.decode("utf-8"))
@@ -52,40 +25,54 @@ def read_completion(body: bytes, model: str) -> Reply:
         raise ValueError("is not UTF-8") from None
     except (ValueError, RecursionError):
         raise ValueError("is not JSON, or was cut short") from None
-    choices = document.get("choices") if isinstance(document, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
-        raise ValueError("has no choices")
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, str):
-        raise ValueError("has no text in choices[0].message.content")
-    reason, name = choice.get("finish_reason"), document.get("model")
-    return Reply(
-        text=whole_characters(content),
-        usage=Usage.from_dict(document.get("usage")),
-        finish_reason=whole_characters(reason) if isinstance(reason, str) else None,
-        model=_model_name(name) if isinstance(name, str) else model,
-    )
+    return document if isinstance(document, dict) else {}
 
 
-def refusal_mend(status: int, body: bytes, key_env: str | None, *, has_key: bool, has_format: bool) -> str:
+def usage_of(prompt: object, completion: object) -> Usage:
+    """Return token counts; what is no count is 0, as a usable answer is not thrown away for its odd bookkeeping."""
+    return Usage(count(prompt), count(completion))
+
+
+def count(value: object) -> int:
+    """Return a number of tokens, or 0 for anything that cannot be one (1e999, NaN, true, text)."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return int(value) if is_count else 0  # type: ignore[call-overload]
+
+
+def model_name(name: object, otherwise: str) -> str:
+    """Return the name that the endpoint gives its model; of a path on its own disk, which some give, the last part."""
+    if not isinstance(name, str):
+        return otherwise
+    for flavour in (PurePosixPath, PureWindowsPath):
+        if flavour(name).is_absolute():
+            name = flavour(name).name
+    return whole_characters(name)
+
+
+def speaks_of_format(text: str) -> bool:
+    """Say whether an error is about the response format."""
+    text = text.lower()
+    return any(word in text for word in GRAMMAR_WORDS)
+
+
+def refusal_mend(status: int, text: str, key_env: str, *, has_key: bool, has_format: bool) -> str:
     """Return the sentence that says what to do about an error status.
 
     Args:
         status: The status, 300 or more.
-        body: What came with it.
-        key_env: The environment variable that holds the key, if there is one.
+        text: What came with it.
+        key_env: The environment variable that holds the key; empty if there is none.
         has_key: Whether a key was sent.
-        has_format: Whether a response format may have been sent.
+        has_format: Whether a response format was sent.
     """
     if status in {401, 403}:
         return _key_mend(key_env, has_key)
-    text = body.decode("utf-8", errors="replace").lower()
-    if status in {400, 413, 422} and any(word in text for word in _CONTEXT_WORDS):
-        return "Lower llm.max_tokens, or serve the model with a longer context."
-    if has_format and status in {400, 422, 500, 501} and any(word in text for word in _GRAMMAR_WORDS):
-        return "The endpoint may not support this response format; set llm.response_format=none."
+    if status in {400, 413, 422} and is_about_length(text):
+        return "Lower llm.max_tokens, or serve the model with a longer context (with llm=local, raise llm.context)."
+    if status == 400 and "credit balance" in text.lower():  # noqa: PLR2004
+        return _MENDS[402]
+    if has_format and status in {400, 422, 500, 501} and speaks_of_format(text):
+        return "The endpoint may not support this response format; set llm.response_format=auto."
     return _MENDS.get(status) or _class_mend(status)
 
 
@@ -96,9 +83,10 @@ _MENDS = {
     405: "Check that llm.base_url ends where the API begins (usually in /v1).",
     407: "A proxy asks for a password; check the proxy variables of the environment.",
     413: "The prompt is too large for the endpoint; shorten it.",
-    429: "Wait, lower llm.concurrency, or check the quota of the account.",
+    429: "Wait, lower llm.concurrency or llm.requests_per_minute, or check the quota of the account.",
     502: "Something between here and the model answered; check that the model's server runs.",
     503: "The server may still be loading the model; try again when it is ready.",
+    529: "The endpoint is overloaded; try again later.",
 }
 
 
@@ -110,17 +98,9 @@ def _class_mend(status: int) -> str:
     return "The fault is on the endpoint's side; see its log, and try again later."
 
 
-def _key_mend(key_env: str | None, has_key: bool) -> str:
-    if key_env is None:
+def _key_mend(key_env: str, has_key: bool) -> str:
+    if not key_env:
         return "No key was sent; set llm.api_key_env to the name of the environment variable that holds the key."
     if has_key:
         return f"It does not accept the key in the environment variable {key_env}; set that to a valid key."
     return f"No key was sent; set the environment variable {key_env} to your key."
-
-
-def _model_name(name: str) -> str:
-    """The name that the endpoint gives its model; of a path on its own disk, which some servers give, the last part."""
-    for flavour in (PurePosixPath, PureWindowsPath):
-        if flavour(name).is_absolute():
-            name = flavour(name).name
-    return whole_characters(name)

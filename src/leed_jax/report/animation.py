@@ -1,7 +1,7 @@
 """An animation of a policy at work, for environments that can draw their states."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ FRAMES_PER_S = 10
 MAX_FRAMES = 120
 MAX_EPISODES = 4
 BUDGET_S = 8.0
+
+NumberedState = tuple[int, Any]
 
 
 def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PRNGKeyArray) -> bool:
@@ -32,6 +34,19 @@ def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PR
     """
     if not isinstance(environment, Drawable):
         return False
+    episodes = int(np.clip(MAX_FRAMES * _stride(environment) // environment.max_steps, 1, MAX_EPISODES))
+    draw_states(path, environment, _play(environment, choose, key, episodes))
+    return True
+
+
+def draw_states(path: Path, environment: Drawable, episodes: Iterable[Sequence[NumberedState]]) -> None:
+    """Write episodes as an animated GIF; of long ones not every state.
+
+    Args:
+        path: the file to write.
+        environment: what draws the states.
+        episodes: each episode's states with the numbers of their steps, as NumPy arrays.
+    """
     from matplotlib.animation import PillowWriter  # noqa: PLC0415 - slow to import
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -40,25 +55,21 @@ def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PR
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     writer = PillowWriter(fps=FRAMES_PER_S)
-    stride = max(1, -(-environment.max_steps // MAX_FRAMES))
-    episodes = int(np.clip(MAX_FRAMES * stride // environment.max_steps, 1, MAX_EPISODES))
-    deadline = time.monotonic() + BUDGET_S
     with writer.saving(figure, str(path), dpi=80):
-        for index, states in enumerate(_play(environment, choose, key, episodes), start=1):
-            for step, state in states[::stride]:
+        for index, states in enumerate(episodes, start=1):
+            for step, state in states[:: _stride(environment)]:
                 axes.clear()
                 environment.draw(axes, state)
                 axes.set_title(f"episode {index}, step {step} of {len(states) - 1}", fontsize=10)
                 writer.grab_frame()
-            if time.monotonic() > deadline:
-                break
-    return True
 
 
-def _play(
-    environment: Environment, choose: Chooser, key: PRNGKeyArray, episodes: int
-) -> Iterator[list[tuple[int, Any]]]:
-    """The numbered states of each episode, as NumPy arrays."""
+def _stride(environment: Any) -> int:
+    return max(1, -(-environment.max_steps // MAX_FRAMES))
+
+
+def _play(environment: Environment, choose: Chooser, key: PRNGKeyArray, episodes: int) -> Iterator[list[NumberedState]]:
+    """The states of each episode, and no further episode when the time is up."""
     reset = jax.jit(environment.reset)
 
     @jax.jit
@@ -67,19 +78,22 @@ def _play(
         action = choose(action_key, time_step.observation[None], time_step.available_actions[None])[0]
         return environment.step(state, action, step_key)
 
+    deadline = time.monotonic() + BUDGET_S
     for episode_key in jax.random.split(key, episodes):
         reset_key, step_key = jax.random.split(episode_key)
         state, time_step = reset(reset_key)
-        states = [(0, _as_numpy(state))]
+        states = [(0, as_numpy(state))]
         for number, advance_key in enumerate(jax.random.split(step_key, environment.max_steps), start=1):
             state, time_step = advance(state, time_step, advance_key)
-            states.append((number, _as_numpy(state)))
+            states.append((number, as_numpy(state)))
             if bool(time_step.episode_over()):
                 break
         yield states
+        if time.monotonic() > deadline:
+            break
 
 
-def _as_numpy(state: Any) -> Any:
+def as_numpy(state: Any) -> Any:
     """The state with NumPy arrays; typed keys, which NumPy cannot hold, as they are."""
     is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), state)

@@ -1,7 +1,6 @@
 """The run directory: claimed by one process at a time, and never written over."""
 
 import datetime
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, RunDirectoryError
-from leed_jax.files import write_whole
+from leed_jax.files import LOCK, lock_folder, write_whole
 
-LOCK = "lock"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -141,15 +139,12 @@ def check_free(path: Path) -> None:
 
 def _lock(path: Path) -> int:
     """Take the directory's lock, which the kernel drops when the process ends, however it ends."""
-    handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+    handle = lock_folder(path)
+    if handle is None:
         raise RunDirectoryError(
             f"{path} is in use by another process, which is training there now. Wait for it or stop it, or choose "
             "another directory."
-        ) from None
+        )
     return handle
 
 

@@ -1,0 +1,164 @@
+"""Ranges and combinations of settings, checked before any time is spent."""
+
+from typing import Any
+
+from leed_jax.config.schema import Config, LLMConfig
+from leed_jax.errors import ConfigurationError
+from leed_jax.objectives import SCHEDULES
+from leed_jax.policy import ACTIVATIONS
+
+ALGORITHMS = ("leed", "ippo")
+PROVIDERS = ("replay", "openai", "anthropic", "local")
+RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
+PLAN_KINDS = ("relational", "episodes")
+MINIMUM_EVALUATION_EPISODES = 256
+
+
+def check_config(config: Config) -> None:
+    """Check ranges and combinations.
+
+    Raises:
+        ConfigurationError: the first setting that cannot work.
+    """
+    _one_of("algorithm", config.algorithm, ALGORITHMS)
+    _one_of("network.activation", config.network.activation, tuple(ACTIVATIONS))
+    _one_of("expert.schedule", config.expert.schedule, tuple(SCHEDULES))
+    _one_of("llm.provider", config.llm.provider, PROVIDERS)
+    _one_of("llm.response_format", config.llm.response_format, RESPONSE_FORMATS)
+    _one_of("generate.kind", config.generate.kind, PLAN_KINDS)
+    for name in _POSITIVE:
+        value = _lookup(config, name)
+        _require(value >= 1, f"{name}={value}: must be at least 1.")
+    for name in _POSITIVE_OR_NULL:
+        value = _lookup(config, name)
+        _require(value is None or value >= 1, f"{name}={value}: must be at least 1, or null.")
+    for name, (low, high) in _RANGES.items():
+        value = _lookup(config, name)
+        _require(low <= value <= high, f"{name}={value}: must lie between {low:g} and {high:g}.")
+    _require(
+        bool(config.network.hidden_sizes), "network.hidden_sizes is empty: give at least one width, as in [64,64]."
+    )
+    _require(min(config.network.hidden_sizes) >= 1, "network.hidden_sizes: every width must be at least 1.")
+    _require(
+        config.evaluation.episodes >= MINIMUM_EVALUATION_EPISODES,
+        f"evaluation.episodes={config.evaluation.episodes}: must be at least "
+        f"{MINIMUM_EVALUATION_EPISODES}, as fewer episodes say too little about a policy.",
+    )
+    _check_batches(config)
+    _check_llm(config.llm)
+    _check_refinement(config)
+
+
+def _check_llm(llm: LLMConfig) -> None:
+    _require(
+        not (llm.provider == "replay" and llm.base_url),
+        f"llm.base_url={llm.base_url}: llm=replay asks nobody; add llm=openai to ask an OpenAI-compatible endpoint.",
+    )
+    _require(
+        llm.max_cost is None or llm.prompt_price + llm.completion_price > 0,
+        f"llm.max_cost={llm.max_cost}: the cost is not known; set llm.prompt_price and llm.completion_price, too.",
+    )
+    for name in ("requests_per_minute", "tokens_per_minute", "max_cost"):
+        value = getattr(llm, name)
+        _require(value is None or 0 < value < float("inf"), f"llm.{name}={value}: must be more than 0, or null.")
+
+
+def _check_refinement(config: Config) -> None:
+    every = config.generate.refresh_every
+    _require(
+        not every or config.algorithm == "leed",
+        f"generate.refresh_every={every}: algorithm={config.algorithm} learns from no demonstrations; leave it out.",
+    )
+    _require(
+        not every or config.llm.provider != "replay",
+        f"generate.refresh_every={every}: llm=replay knows no answers to new questions; name a model, as in llm=openai "
+        "llm.base_url=URL llm.model=NAME.",
+    )
+
+
+def _check_batches(config: Config) -> None:
+    samples, parts = config.steps_per_update, config.ppo.minibatches
+    _require(
+        samples % parts == 0,
+        f"ppo.minibatches={parts}: the {samples} samples of an update (num_envs x rollout_steps = {config.num_envs} x "
+        f"{config.rollout_steps}) cannot be cut into {parts} equal parts; choose a divisor of {samples}.",
+    )
+    _require(
+        config.total_steps >= samples,
+        f"total_steps={config.total_steps} is less than one update takes: num_envs x rollout_steps = {samples}.",
+    )
+
+
+_POSITIVE = (
+    "num_seeds",
+    "total_steps",
+    "num_envs",
+    "rollout_steps",
+    "updates_per_chunk",
+    "checkpoint_every",
+    "ppo.epochs",
+    "ppo.minibatches",
+    "expert.batch_size",
+    "llm.max_tokens",
+    "llm.max_attempts",
+    "llm.concurrency",
+    "generate.rounds",
+    "generate.candidates",
+    "generate.max_instructions",
+    "generate.selection_episodes",
+    "generate.report_episodes",
+    "llm.context",
+    "generate.keep",
+    "generate.episodes",
+    "generate.episodes_per_prompt",
+    "generate.control_plans",
+)
+_POSITIVE_OR_NULL = (
+    "demonstrations.plans",
+    "demonstrations.episodes",
+    "demonstrations.number",
+    "llm.max_calls",
+    "llm.max_total_tokens",
+    "llm.threads",
+)
+_RANGES = {
+    "seed": (0, 2**31 - 1),
+    "total_steps": (1, 10**15),
+    "demonstrations.seed": (0, 2**31 - 1),
+    "evaluation.seed": (0, 2**31 - 1),
+    "ppo.learning_rate": (0.0, 1.0),
+    "ppo.learning_rate_decay": (0.0, 1.0),
+    "ppo.discount": (0.0, 1.0),
+    "ppo.gae_lambda": (0.0, 1.0),
+    "ppo.clip_epsilon": (0.0, 10.0),
+    "ppo.entropy_coefficient": (0.0, 1e6),
+    "ppo.value_coefficient": (0.0, 1e6),
+    "ppo.max_grad_norm": (1e-12, 1e12),
+    "demonstrations.noise": (0.0, 1.0),
+    "demonstrations.quantile": (0.0, 1.0),
+    "expert.weight": (0.0, 1e6),
+    "expert.decay_fraction": (0.0, 1.0),
+    "llm.temperature": (0.0, 2.0),
+    "llm.timeout_s": (0.1, 3600.0),
+    "llm.prompt_price": (0.0, 1e6),
+    "llm.completion_price": (0.0, 1e6),
+    "generate.patience": (0, 10**6),
+    "generate.recorded_episodes": (0, 10**6),
+    "generate.refresh_every": (0, 10**9),
+}
+
+
+def _lookup(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigurationError(message)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{name}={value}: must be one of {', '.join(choices)}.")

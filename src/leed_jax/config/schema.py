@@ -1,0 +1,242 @@
+"""The settings of a run, as plain dataclasses.
+
+What the docstrings say about an attribute is what `--help` prints.
+"""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class NetworkConfig:
+    """Networks of each agent.
+
+    Attributes:
+        hidden_sizes: widths of the hidden layers of each agent's actor and critic.
+        activation: tanh, relu, gelu or silu.
+    """
+
+    hidden_sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
+    activation: str = "tanh"
+
+
+@dataclasses.dataclass
+class PPOConfig:
+    """PPO's own settings; see `leed_jax.train.Hyper`.
+
+    Attributes:
+        learning_rate: Adam's step size at the start.
+        learning_rate_decay: share of the learning rate that is gone, linearly, by the end of the run.
+        discount: gamma.
+        gae_lambda: lambda of generalised advantage estimation.
+        clip_epsilon: clipping range of the surrogate objective.
+        entropy_coefficient: weight of the entropy bonus.
+        value_coefficient: weight of the critic's loss.
+        max_grad_norm: norm at which each agent's gradient is clipped.
+        epochs: passes over the samples of an update.
+        minibatches: parts that each pass is cut into.
+    """
+
+    learning_rate: float = 1e-3
+    learning_rate_decay: float = 1.0
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+    clip_epsilon: float = 0.2
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    max_grad_norm: float = 0.5
+    epochs: int = 4
+    minibatches: int = 4
+
+
+@dataclasses.dataclass
+class ExpertConfig:
+    """The expert term of algorithm leed; ippo has none.
+
+    Attributes:
+        weight: its weight at the start.
+        schedule: how the weight falls: constant, linear, cosine or exponential.
+        decay_fraction: share of the run over which it falls to nothing.
+        batch_size: expert samples per agent and minibatch.
+    """
+
+    weight: float = 1.0
+    schedule: str = "linear"
+    decay_fraction: float = 0.5
+    batch_size: int = 256
+
+
+@dataclasses.dataclass
+class DemonstrationsConfig:
+    """Where demonstrations come from, and which of them are used.
+
+    Attributes:
+        path: a folder, or the name of a recorded set; python -m leed_jax.demonstrations list shows those.
+        plans: use only this many of the set's plans, the best ones; null for all.
+        episodes: execute the set's plans again on this many fresh initial states; null for the recorded arrays.
+        noise: largest share of disturbed actions in such an execution; episodes are spread evenly from none to that.
+        seed: seed of such an execution.
+        quantile: leave out episodes whose return is below this quantile of all.
+        per_agent: compare each agent's own returns, so that every agent learns from the episodes good for itself.
+        number: of the episodes that are left, use at most this many, the best ones; null for all.
+    """
+
+    path: str = ""
+    plans: int | None = None
+    episodes: int | None = None
+    noise: float = 0.0
+    seed: int = 0
+    quantile: float = 0.0
+    per_agent: bool = False
+    number: int | None = None
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """The fresh episodes that the summary is made from.
+
+    Attributes:
+        episodes: how many, at least 256.
+        seed: their seed.
+    """
+
+    episodes: int = 1024
+    seed: int = 1_000_003
+
+
+@dataclasses.dataclass
+class LLMConfig:
+    """The language model that is asked; llm=NAME is short for llm.provider=NAME.
+
+    Attributes:
+        provider: replay (recorded replies, no network), openai (any compatible endpoint), anthropic or local.
+        base_url: where the API starts; empty for the provider's own.
+        model: the model's name there.
+        path: for local, a GGUF file; for replay, a demonstration set or a transcript, empty for demonstrations.path.
+        api_key_env: the environment variable that holds the key; empty for no key; null for the provider's own one,
+            and only at the provider's own address.
+        temperature: sampling temperature.
+        max_tokens: longest reply.
+        timeout_s: seconds until an attempt is given up.
+        max_attempts: attempts per request.
+        concurrency: requests at a time.
+        response_format: json_schema, json_object or none; auto tries them in this order and keeps what works.
+        requests_per_minute: attempts per minute, at most; null for no limit.
+        tokens_per_minute: tokens read and written per minute, at most; null for no limit.
+        max_calls: attempts in all, at most; null for no limit.
+        max_total_tokens: tokens read and written in all, at most; null for no limit.
+        max_cost: money in all, at most, in the unit of the prices; null for no limit.
+        prompt_price: price of a million tokens read.
+        completion_price: price of a million tokens written.
+        cache: a file of replies to share between runs and processes; null for one in the output folder.
+        context: for local, tokens of context for each request.
+        threads: for local, threads to compute with; null for one per core.
+    """
+
+    provider: str = "replay"
+    base_url: str = ""
+    model: str = ""
+    path: str = ""
+    api_key_env: str | None = None
+    temperature: float = 0.7
+    max_tokens: int = 400
+    timeout_s: float = 120.0
+    max_attempts: int = 6
+    concurrency: int = 4
+    response_format: str = "auto"
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_calls: int | None = None
+    max_total_tokens: int | None = None
+    max_cost: float | None = None
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+    cache: str | None = None
+    context: int = 4096
+    threads: int | None = None
+
+
+@dataclasses.dataclass
+class GenerateConfig:
+    """The generation loop: how often the model is asked, and how its plans are scored.
+
+    Attributes:
+        kind: relational, one plan for all initial states; or episodes, a plan for each of some concrete ones.
+        rounds: rounds of asking and feeding back, at most.
+        candidates: requests in a round; with kind=episodes, for each group of initial states.
+        patience: stop after this many rounds in a row without a better plan; 0 to go on to the end.
+        keep: plans to keep, the best ones that behave differently.
+        max_instructions: longest plan of an agent.
+        episodes: with kind=episodes, the number of initial states to plan for.
+        episodes_per_prompt: with kind=episodes, the initial states shown in one prompt.
+        constrained: list the words in the schema of the answer, so that a model that is kept to it writes no others.
+        prompt: a prompt template that comes with leed_jax, or a file; empty for the newest of this kind.
+        selection_episodes: episodes by which plans are compared.
+        report_episodes: other episodes by which the kept plans are reported.
+        recorded_episodes: episodes to store; 0 to store the plans alone.
+        control_plans: random valid plans that serve as control.
+        refresh_every: while training, ask for better plans every so many updates; 0 for never.
+        out: folder of the new set.
+    """
+
+    kind: str = "relational"
+    rounds: int = 4
+    candidates: int = 8
+    patience: int = 2
+    keep: int = 3
+    max_instructions: int = 4
+    episodes: int = 16
+    episodes_per_prompt: int = 4
+    constrained: bool = False
+    prompt: str = ""
+    selection_episodes: int = 256
+    report_episodes: int = 2048
+    recorded_episodes: int = 256
+    control_plans: int = 4000
+    refresh_every: int = 0
+    out: str | None = None
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything that a run depends on; the attributes that are not listed are the sections above.
+
+    Attributes:
+        env: env.name, as package.module:Class, and the fields of that class.
+        experiment: the experiment that the settings start from.
+        algorithm: leed, PPO with expert imitation; or ippo, the same without the expert term.
+        seed: seed of the first training; the others count up from it.
+        num_seeds: trainings side by side.
+        total_steps: environment steps of each training, at most.
+        num_envs: parallel environments of each training.
+        rollout_steps: steps in each environment between two updates.
+        updates_per_chunk: updates in one dispatch, about; metrics come once a chunk.
+        checkpoint_every: chunks between two checkpoints.
+        out: the run directory; null for runs/EXPERIMENT-ALGORITHM-seedSEED-TIME.
+        resume: a run directory to go on with; stands alone.
+    """
+
+    env: dict[str, Any]
+    experiment: str = ""
+    algorithm: str = "leed"
+    seed: int = 0
+    num_seeds: int = 1
+    total_steps: int = 1_000_000
+    num_envs: int = 128
+    rollout_steps: int = 26
+    updates_per_chunk: int = 10
+    checkpoint_every: int = 5
+    out: str | None = None
+    resume: str | None = None
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
+    demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
+    generate: GenerateConfig = dataclasses.field(default_factory=GenerateConfig)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps in one update."""
+        return self.num_envs * self.rollout_steps

@@ -1,0 +1,126 @@
+"""Many plans executed in one jitted call, and arranged in the same one."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+
+from leed_jax.environment import Environment
+from leed_jax.instructions import InstructedEnvironment, Plan, PrimitiveInstructions, Trajectory, execute
+
+Arrange = Callable[[Trajectory], Any]
+
+
+def instructed(environment: Environment) -> InstructedEnvironment:
+    """The environment itself if it offers instructions, else wrapped, with its primitive actions as vocabulary."""
+    if isinstance(environment, InstructedEnvironment):
+        return environment
+    return PrimitiveInstructions(environment)
+
+
+def demonstration_key(seed: int) -> PRNGKeyArray:
+    """The key of demonstrations with this seed; apart from those that the same seed gives elsewhere."""
+    return jax.random.fold_in(jax.random.key(seed), 0xDE305)
+
+
+def initial_state_keys(seed: int, count: int) -> Key[Array, "N"]:
+    """Keys of the initial states that plans with kind=episodes are written for; key i does not depend on `count`."""
+    root = jax.random.fold_in(jax.random.key(seed), 0x57A7E)
+    return jax.vmap(lambda index: jax.random.fold_in(root, index))(jnp.arange(count))
+
+
+@struct.dataclass
+class Batch:
+    """Episodes to execute, in order.
+
+    Attributes:
+        plans: the plans, stacked on a leading axis.
+        which: each episode's plan.
+        key: each episode's randomness.
+        noise: its share of disturbed actions.
+        reset_key: each plan's initial state, or None for fresh ones.
+    """
+
+    plans: Plan
+    which: Int[Array, "N"]
+    key: Key[Array, "N"]
+    noise: Float[Array, "N"]
+    reset_key: Key[Array, "P"] | None
+
+    def take(self, episodes: Int[np.ndarray, "K"]) -> "Batch":
+        """Some of the episodes, each as it was."""
+        rows = {name: getattr(self, name)[episodes] for name in ("which", "key", "noise")}
+        return dataclasses.replace(self, **rows)
+
+
+def plan_batch(
+    plans: Plan, key: PRNGKeyArray, episodes: int, noise: float = 0.0, reset_keys: Key[Array, "P"] | None = None
+) -> Batch:
+    """Share episodes out among plans, in turn; see `execute_episodes`. `key` is consumed."""
+    return Batch(
+        plans=plans,
+        which=jnp.arange(episodes) % plans.length.shape[0],
+        key=jax.random.split(key, episodes),
+        noise=jnp.linspace(0.0, noise, episodes),
+        reset_key=reset_keys,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("environment", "arrange"))
+def execute_batch(
+    environment: InstructedEnvironment, batch: Batch, arrange: Arrange, per_agent: Int[Array, "K A"] | None = None
+) -> Any:
+    """Execute a batch and arrange what comes of it, `[N, T, ...]`, without room for both.
+
+    Args:
+        environment: where to execute; static.
+        batch: the episodes.
+        arrange: what to make of them; static, and the result is what it returns.
+        per_agent: for each agent, which episodes to pass on to `arrange`; None for all.
+    """
+    plans = jax.tree.map(lambda x: x[batch.which], batch.plans)
+    reset_keys = None if batch.reset_key is None else batch.reset_key[batch.which]
+    run = jax.vmap(functools.partial(execute, environment))
+    trajectory = run(plans, batch.key, batch.noise, reset_keys)
+    return arrange(trajectory if per_agent is None else pick_per_agent(trajectory, per_agent))
+
+
+def pick_per_agent(trajectory: Trajectory, episodes: Int[Array, "K A"]) -> Trajectory:
+    """For each agent its own choice of episodes, `[K, T, ...]`: agents stand side by side that never met."""
+
+    def pick(x: Array) -> Array:
+        return jnp.take_along_axis(x, episodes.reshape(len(episodes), 1, -1, *[1] * (x.ndim - 3)), axis=0)
+
+    return jax.tree.map(pick, trajectory)
+
+
+def execute_episodes(
+    environment: InstructedEnvironment,
+    plans: Plan,
+    key: PRNGKeyArray,
+    episodes: int,
+    noise: float = 0.0,
+    reset_keys: Key[Array, "P"] | None = None,
+) -> Trajectory:
+    """Execute plans in turn on `episodes` initial states, in one jitted call; `key` is consumed.
+
+    Args:
+        environment: where to execute.
+        plans: plans stacked on a leading axis.
+        key: source of everything random.
+        episodes: the number of episodes, `N`.
+        noise: the largest share of disturbed actions; episodes are spread evenly between none and that.
+        reset_keys: each plan's own initial state, for plans that were written for one; fresh ones otherwise.
+    """
+    return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys), as_it_is)
+
+
+def as_it_is(trajectory: Trajectory) -> Trajectory:
+    """The trajectory itself."""
+    return trajectory
