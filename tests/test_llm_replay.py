@@ -66,6 +66,14 @@ def test_the_same_request_gets_its_reply(tmp_path: Path) -> None:
     assert (model.replayed, model.inexact, len(model)) == (3, 0, 3)
 
 
+def test_a_plan_that_nobody_was_asked_for_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", (request("a", 1), said("A")))
+    path.write_text(json.dumps({"round": 0, "request": None, "reply": None}) + "\n" + path.read_text())
+    model = Replay(path)
+    assert len(model) == 1
+    assert complete(model, request("a", 1)) == said("A")
+
+
 def test_a_prompt_that_differs_is_told_by_its_sampling_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

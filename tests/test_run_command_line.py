@@ -245,3 +245,10 @@ def test_composed_and_plain_configurations_are_the_same():
 def test_the_nearest_key_is_part_of_an_error_of_the_library_too():
     with pytest.raises(ConfigurationError, match="Did you mean seed"):
         compose_config(["sed=3", "env.name=a:B"])
+
+
+def test_llm_names_a_provider_and_the_last_one_stands():
+    config = compose_config(["experiment=mpe_spread", "llm=openai", "llm=local", "llm.path=a b.gguf"])
+    assert (config.llm.provider, config.llm.path) == ("local", "a b.gguf")
+    with pytest.raises(ConfigurationError, match=r"llm=gpt: .*replay, openai, anthropic, local"):
+        compose_config(["experiment=mpe_spread", "llm=gpt"])

@@ -93,23 +93,23 @@ def compose_config(arguments: Sequence[str]) -> Config:
     Raises:
         ConfigurationError: a key is unknown, a value of the wrong type or out of range, or there is no such experiment.
     """
-    experiment, overrides = "", []
+    experiment, provider, overrides = "", [], []
     for argument in arguments:
         key, value = _split(argument)
         if key == "experiment":
             experiment = value
         elif key == "llm":
-            overrides.append(_provider(value))
+            provider = _provider(value)
         else:
             overrides.append(_override(key, value))
     store = ConfigStore.instance()
     store.store(name=_SCHEMA, node=Config(env={}))
-    for provider in PROVIDERS:
-        store.store(group="llm", name=provider, node={"provider": provider})
+    for name in PROVIDERS:
+        store.store(group="llm", name=name, node={"provider": name})
     choice = _register_experiment(store, experiment)
     try:
         with initialize(version_base="1.3", config_path=None):
-            node: Any = compose(_SCHEMA, overrides=[*choice, *overrides])
+            node: Any = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
     except HydraException as error:
         raise ConfigurationError(_hydra_message(error, experiment)) from None
     except OmegaConfBaseException as error:
@@ -149,11 +149,11 @@ def _split(argument: str) -> tuple[str, str]:
     return key.strip().lstrip("+"), value.strip()
 
 
-def _provider(name: str) -> str:
-    """Write `llm=NAME` as the choice of a group of Hydra's."""
+def _provider(name: str) -> list[str]:
+    """Write `llm=NAME` as the choice of a group of Hydra's; the last one given stands."""
     if name not in PROVIDERS:
         raise ConfigurationError(f"llm={name}: there is no such provider; use one of {', '.join(PROVIDERS)}.")
-    return f"+llm={name}"
+    return [f"+llm={name}"]
 
 
 def _override(key: str, value: str) -> str:

@@ -116,7 +116,7 @@ class LLMConfig:
         api_key_env: the environment variable that holds the key; empty for no key; null for the provider's own one,
             and only at the provider's own address.
         temperature: sampling temperature.
-        max_tokens: longest reply.
+        max_tokens: longest reply, for each plan that is asked for in it.
         timeout_s: seconds until an attempt is given up.
         max_attempts: attempts per request.
         concurrency: requests at a time.

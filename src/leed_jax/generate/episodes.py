@@ -90,7 +90,8 @@ class PerEpisode:
                 length = task.length_of(i)
                 ask = request_message(task.template, vocabulary.agents, length, problems, account, told)
                 schema = episodes_schema(vocabulary, length, list(told), task.settings.constrained)
-                request = task.request(ask, schema, (index * len(groups) + number) * count + i)
+                place = (index * len(groups) + number) * count + i
+                request = task.request(ask, schema, place, plans=len(told))
                 questions.append(Question(request, group))
         return questions
 

@@ -60,16 +60,17 @@ class Task:
         """The messages that every request begins with."""
         return head_messages(self.template, self.environment, self.settings.max_instructions)
 
-    def request(self, ask: Message, schema: dict[str, Any], number: int) -> ChatRequest:
+    def request(self, ask: Message, schema: dict[str, Any], number: int, plans: int = 1) -> ChatRequest:
         """A request with a sampling seed of its own.
 
         Args:
             ask: the last message.
             schema: the JSON schema of the answer.
             number: the request's number in the whole generation.
+            plans: how many plans it asks for.
         """
         messages = (*self.head, ask)
-        return ChatRequest(messages, self.llm.temperature, self.seed + number, self.llm.max_tokens, schema)
+        return ChatRequest(messages, self.llm.temperature, self.seed + number, self.llm.max_tokens * plans, schema)
 
     def length_of(self, candidate: int) -> int:
         """The longest plan of an agent that a candidate may have: from 1 up to the capacity, and round again."""

@@ -28,7 +28,7 @@ from leed_jax.generate.candidates import Attempt, Candidate
 from leed_jax.generate.connect import model_name, transcript_path
 from leed_jax.generate.loop import Kept, Outcome
 from leed_jax.generate.template import packaged_names
-from leed_jax.instructions import InstructedEnvironment, Trajectory, stack_plans
+from leed_jax.instructions import InstructedEnvironment, PrimitiveInstructions, Trajectory, stack_plans
 from leed_jax.llm import Journal, Limits, Meter, Spending, Usage, resumed_meter
 from leed_jax.version import __version__
 
@@ -176,7 +176,7 @@ def write_set(
         for attempt in outcome.attempts
     )
     manifest = _manifest(config, outcome, spending(outcome, spent), recorded is not None)
-    target = getattr(environment, "environment", environment)
+    target = environment.environment if isinstance(environment, PrimitiveInstructions) else environment
     save_demonstrations(folder, manifest, target, transcript.encode(), recorded)
 
 

@@ -44,8 +44,9 @@ class Replay:
         self._exact: dict[str, Reply | None] = {}
         self._similar: dict[tuple[Any, ...], list[Reply | None]] = {}
         for number, line in enumerate(content.splitlines(), start=1):
-            if line.strip():
-                self._add(*self._recorded(number, line))
+            recorded = self._recorded(number, line) if line.strip() else None
+            if recorded is not None:
+                self._add(*recorded)
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -107,11 +108,14 @@ class Replay:
             similar = self._similar[_sampling(request)]
             similar[similar.index(None)] = reply
 
-    def _recorded(self, number: int, line: bytes) -> tuple[ChatRequest, Reply | None]:
+    def _recorded(self, number: int, line: bytes) -> tuple[ChatRequest, Reply | None] | None:
+        """The request and the reply of a line; None if it tells of a plan that nobody was asked for."""
         try:
             data = json.loads(line)
-            if not isinstance(data, Mapping) or not isinstance(data["request"], Mapping):
+            if not isinstance(data, Mapping) or not isinstance(data["request"], Mapping | None):
                 raise TypeError("not an object")
+            if data["request"] is None:
+                return None
             request = ChatRequest.from_dict(data["request"])
             reply = data["reply"]
             if reply is not None and not isinstance(reply, Mapping):
