@@ -217,8 +217,8 @@ class Program:
         """A copy of the first seed's networks."""
         return self._first(state.parameters)
 
-    def swap(self, experts: ExpertSamples) -> None:
-        """Learn from other demonstrations from the next chunk on; they must be as many, so nothing is compiled again.
+    def check_experts(self, experts: ExpertSamples) -> None:
+        """Make sure that other demonstrations can take the place of those that the program was compiled for.
 
         Raises:
             DemonstrationError: they are more, fewer, or of another shape.
@@ -228,6 +228,14 @@ class Program:
             raise DemonstrationError(
                 f"New demonstrations have the shapes {given}, and the compiled program takes {there}; make as many."
             )
+
+    def swap(self, experts: ExpertSamples) -> None:
+        """Learn from other demonstrations from the next chunk on; nothing is compiled again.
+
+        Raises:
+            DemonstrationError: they do not fit, as by `check_experts`.
+        """
+        self.check_experts(experts)
         self._inputs = (experts, self._inputs[1])
 
 

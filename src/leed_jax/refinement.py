@@ -162,17 +162,22 @@ class Refinement:
                 known=known,
                 with_control=False,
             )
-            yield _Asking(self._setup, self._directory, used.environment, generation).refresh
+            yield _Asking(self._setup, self._program, self._directory, generation, used.environment).refresh
 
 
 class _Asking:
     """One conversation with the model, over all refreshes of a run."""
 
     def __init__(
-        self, setup: Setup, directory: Path, environment: InstructedEnvironment, generation: Generation
+        self,
+        setup: Setup,
+        program: Program,
+        directory: Path,
+        generation: Generation,
+        environment: InstructedEnvironment,
     ) -> None:
-        self._setup, self._directory = setup, directory
-        self._environment, self._generation = environment, generation
+        self._setup, self._program, self._directory = setup, program, directory
+        self._generation, self._environment = generation, environment
         self._in_use = self._plans()
 
         def play(parameters: PolicyParameters) -> Any:
@@ -193,6 +198,8 @@ class _Asking:
         write_set(folder, self._recording(), self._environment, self._generation.outcome())
         fresh = load_demonstrations(str(folder), self._setup.environment)
         experts = jax.block_until_ready(make_experts(config.demonstrations, fresh))
+        # Here, where an error is a remark, and not between two chunks.
+        self._program.check_experts(experts)
         self._in_use = plans
         return Refresh(request.update, figures.best_so_far, fresh, experts)
 
