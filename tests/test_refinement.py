@@ -138,6 +138,28 @@ def test_better_plans_are_learnt_from_without_compiling_again(tmp_path: Path) ->
     assert fresh.manifest["plans"][0]["selection_return_per_agent"] == pytest.approx(entry["best_return"])
 
 
+def test_recorded_arrays_give_way_to_as_many_recorded_ones(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with endpoint(refusal(500), reply(STAY)) as server:
+        # The set's plans are longer than what the run would ask for, which is the set's to say.
+        changes = {"demonstrations__episodes": "null", "generate__max_instructions": 1, "generate__recorded_episodes": 3}
+        training = Training(config_for(tmp_path, server, generate__candidates=1, **changes), tmp_path / "run")
+        before = training.experts()
+        with training.refinement.beside(notes.append):
+            training.advance_until(notes)
+            training.advance_until(notes)
+    assert "in vain" in notes[0]
+    assert "Better plans" in notes[1]
+    assert set(np.unique(training.experts().action)) == {1}
+    assert jax.tree.map(lambda x: x.shape, training.experts()) == jax.tree.map(lambda x: x.shape, before)
+    (entry,) = log_of(tmp_path / "run")
+    fresh = load_demonstrations(str(tmp_path / "run" / FOLDER / entry["set"]), Walk())
+    assert fresh.manifest["max_instructions"] == 2
+    assert fresh.recorded is not None
+    assert len(fresh.manifest["plans"]) == 1
+    assert fresh.manifest["recorded"] == {"episodes": 8, "noise": 0.0, "seed": 5}
+
+
 def test_the_prompt_tells_how_the_learners_do_beside_the_plan(tmp_path: Path) -> None:
     notes: list[str] = []
     with endpoint(reply(STAY)) as server:

@@ -38,7 +38,7 @@ class Background(Generic[Job, Result]):
 
     Args:
         session: opened before the first job, and closed at the end; it gives the function that does a job. If it cannot
-            be opened, the job has failed, and the next one tries again.
+            be opened, the job has failed, and the next one tries again; a job that fails leaves it open.
 
     Attributes:
         busy: whether a job is on its way, or its result not yet collected.
@@ -98,11 +98,19 @@ class Background(Generic[Job, Result]):
             try:
                 async with self._session() as perform:
                     while True:
-                        self._finished.put(Finished(job, await perform(job), None))
+                        self._finished.put(await _performed(perform, job))
                         job = await self._jobs.get()
             except Exception as error:
                 # Whatever it was, the main thread goes on.
                 self._finished.put(Finished(job, None, _explained(error)))
+
+
+async def _performed(perform: Callable[[Job], Awaitable[Result]], job: Job) -> Finished[Job, Result]:
+    """Do a job; its failure does not end the session, which may hold what earlier jobs have found."""
+    try:
+        return Finished(job, await perform(job), None)
+    except Exception as error:
+        return Finished(job, None, _explained(error))
 
 
 def _explained(error: Exception) -> str:

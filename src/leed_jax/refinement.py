@@ -148,7 +148,8 @@ class Refinement:
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[Callable[[Request], Awaitable[Refresh]]]:
-        config, used = self._setup.config, self._used
+        used = self._used
+        config = conversation_settings(self._setup.config, used)
         journal = self._directory / JOURNAL
         async with connect(config, journal, meter_for(config, journal)) as model:
             known = [(plan["episode"], [tuple(t) for t in plan["triples"]]) for plan in used.manifest["plans"]]
@@ -162,7 +163,8 @@ class Refinement:
                 known=known,
                 with_control=False,
             )
-            yield _Asking(self._setup, self._program, self._directory, generation, used.environment).refresh
+            asking = _Asking(self._setup, self._program, self._directory, config, generation, used.environment)
+            yield asking.refresh
 
 
 class _Asking:
@@ -173,11 +175,12 @@ class _Asking:
         setup: Setup,
         program: Program,
         directory: Path,
+        config: Config,
         generation: Generation,
         environment: InstructedEnvironment,
     ) -> None:
         self._setup, self._program, self._directory = setup, program, directory
-        self._generation, self._environment = generation, environment
+        self._config, self._generation, self._environment = config, generation, environment
         self._in_use = self._plans()
 
         def play(parameters: PolicyParameters) -> Any:
@@ -194,34 +197,23 @@ class _Asking:
         plans = self._plans()
         if plans == self._in_use:
             return Refresh(request.update, figures.best_so_far)
-        folder, config = self._directory / FOLDER / f"{request.update:08d}", self._setup.config
-        write_set(folder, self._recording(), self._environment, self._generation.outcome())
+        folder, wanted = self._directory / FOLDER / f"{request.update:08d}", self._setup.config.demonstrations
+        write_set(folder, self._config, self._environment, self._generation.outcome())
         fresh = load_demonstrations(str(folder), self._setup.environment)
-        experts = jax.block_until_ready(make_experts(config.demonstrations, fresh))
+        experts = jax.block_until_ready(make_experts(wanted, fresh))
         # Here, where an error is a remark, and not between two chunks.
         self._program.check_experts(experts)
         self._in_use = plans
         return Refresh(request.update, figures.best_so_far, fresh, experts)
 
-    def _recording(self) -> Config:
-        """The configuration to write a set with: with as many episodes as are learnt from, if from recorded ones."""
-        config, first = self._setup.config, self._setup.demonstrations
-        recorded = None if first is None or config.demonstrations.episodes is not None else first.recorded
-        generate = dataclasses.replace(
-            config.generate, recorded_episodes=0 if recorded is None else len(recorded.reward)
-        )
-        return dataclasses.replace(config, generate=generate)
-
     def _plans(self) -> list[Any]:
         """The plans that the learners would imitate."""
-        kept = self._generation.kept()
-        number = self._setup.config.demonstrations.plans
-        return [(candidate.episode, candidate.triples) for candidate in kept[:number]]
+        return [(candidate.episode, candidate.triples) for candidate in self._generation.kept()]
 
     def _account(self, parameters: PolicyParameters) -> list[str]:
         returns, measures = self._play(parameters)
         kept: Sequence[Candidate] = self._generation.kept()
-        results = [candidate.result for candidate in kept[: len(self._in_use)] if candidate.result is not None]
+        results = [candidate.result for candidate in kept if candidate.result is not None]
         if not results:
             return []
         return learners_account(
@@ -231,6 +223,33 @@ class _Asking:
             {name: float(value) for name, value in measures.items()},
             {name: float(np.mean([result.measures[name] for result in results])) for name in measures},
         )
+
+
+def conversation_settings(config: Config, used: DemonstrationSet) -> Config:
+    """The settings under which better plans are asked for: such that their set can take the place of the one in use.
+
+    Args:
+        config: the run's configuration.
+        used: the set in use; it decides the kind and the capacity of plans, and how many of them are imitated.
+    """
+    manifest, wanted = used.manifest, config.demonstrations
+    plans = manifest["plans"]
+    generate = dataclasses.replace(
+        config.generate,
+        kind=manifest["kind"],
+        max_instructions=manifest["max_instructions"],
+        keep=len(plans) if wanted.plans is None else min(wanted.plans, len(plans)),
+        recorded_episodes=0,
+    )
+    if manifest["kind"] == "episodes":
+        generate = dataclasses.replace(generate, episodes=1 + max(plan["episode"] for plan in plans))
+    if wanted.episodes is None:
+        # Learning goes on from recorded arrays, as many and as disturbed as those in use.
+        recorded = manifest["recorded"]
+        count = len(used.episodes(plans=wanted.plans).reward)
+        generate = dataclasses.replace(generate, recorded_episodes=count)
+        wanted = dataclasses.replace(wanted, noise=recorded["noise"], seed=recorded["seed"])
+    return dataclasses.replace(config, generate=generate, demonstrations=wanted)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
