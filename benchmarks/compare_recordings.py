@@ -2,8 +2,9 @@
 
     python benchmarks/compare_recordings.py demos/mpe_spread --out recordings.png
 
-Finds every demonstration set below the folders. Returns are per agent, over the episodes that plans were selected on,
-for the model and for the control alike; `fresh` is the best plan's return on other episodes.
+Finds every recorded generation below the folders, those included in which nothing was executable: such a one counts as
+what random actions earn. Returns are per agent, over the episodes that plans were selected on, for the model and for
+the control alike; `fresh` is the best plan's return on other episodes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from leed_jax.demonstrations import MANIFEST, read_manifest
 
@@ -25,57 +27,77 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="folders with demonstration sets below them")
     parser.add_argument("--out", type=Path, help="the PNG to write")
     options = parser.parse_args()
-    paths = sorted(path.parent for folder in options.folders for path in folder.rglob(MANIFEST))
-    groups: dict[tuple[str, str], list[Manifest]] = {}
-    for path in paths:
-        manifest = read_manifest(path)
-        groups.setdefault((manifest["kind"], manifest["model"]), []).append(manifest)
-    for kind in dict.fromkeys(kind for kind, _ in groups):
-        chosen = {model: sets for (k, model), sets in groups.items() if k == kind}
-        print(f"\n{kind}\n")
-        print_table(chosen)
+    kinds = recordings(options.folders)
+    for kind, groups in kinds.items():
+        print(f"\n{kind} plans\n")
+        print("\n".join(table(groups)))
     if options.out is not None:
-        draw(options.out, groups)
+        draw(options.out, kinds)
 
 
-def print_table(groups: Mapping[str, Sequence[Manifest]]) -> None:
-    """Print a row for each recording, in Markdown."""
-    print(
-        "| model | seed | valid triples by round | plans that ran | best so far by round | control | added "
-        "| fresh | tokens read, written | tokens per 1,000 steps |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+def recordings(folders: Sequence[Path]) -> dict[str, dict[str, list[Manifest]]]:
+    """Manifests by kind of plan and by who was asked, seeds in order; sets that were made beside training are left out.
+
+    Args:
+        folders: where to look.
+    """
+    found = [read_manifest(path.parent) for folder in folders for path in sorted(folder.rglob(MANIFEST))]
+    kinds: dict[str, dict[str, list[Manifest]]] = {}
+    for manifest in sorted(found, key=lambda m: m["settings"].get("seed", 0)):
+        if manifest["rounds"] and all(r["control"] is not None for r in manifest["rounds"]):
+            constrained = ", constrained" if manifest["settings"].get("constrained") else ""
+            groups = kinds.setdefault(manifest["kind"], {})
+            groups.setdefault(manifest["model"] + constrained, []).append(manifest)
+    return {kind: dict(sorted(groups.items())) for kind, groups in sorted(kinds.items(), reverse=True)}
+
+
+def table(groups: Mapping[str, Sequence[Manifest]]) -> list[str]:
+    """A row for each recording and one for each model, in Markdown.
+
+    Args:
+        groups: manifests by who was asked.
+    """
+    head = ("model", "seed", "valid", "ran", "best so far", "control", "added", "fresh", "tokens", "per 1,000 steps")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for model, sets in groups.items():
-        for manifest in sets:
-            print(f"| {model} | {' | '.join(row(manifest))} |")
-        gains = [gain for gain in map(added, sets) if gain is not None]
-        if len(gains) > 1:
-            print(f"| {model} | mean | | | | | **{np.mean(gains):+.2f}** | | | |")
+        lines += [f"| {model} | {' | '.join(row(manifest))} |" for manifest in sets]
+        gains = [added(manifest) for manifest in sets]
+        failed = sum(best(manifest) is None for manifest in sets)
+        spread = f"**{np.mean(gains):+.2f}** ({min(gains):+.2f} to {max(gains):+.2f})"
+        said = f"; {failed} of {len(sets)} came to nothing" if failed else ""
+        lines.append(f"| {model} | all | | | | | {spread}{said} | | | |")
+    return lines
 
 
 def row(manifest: Manifest) -> list[str]:
     """One recording, but for its model."""
-    rounds, usage = manifest["rounds"], manifest["usage"] or {}
-    last, gain = rounds[-1], added(manifest)
-    control = last["control"]
-    tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    rounds = manifest["rounds"]
+    control = rounds[-1]["control"]
+    tokens = sum(r["prompt_tokens"] for r in rounds), sum(r["completion_tokens"] for r in rounds)
+    gain = "-" if best(manifest) is None else f"{added(manifest):+.2f}"
     return [
         str(manifest["settings"].get("seed", "")),
         ", ".join(f"{r['validity']:.0%}" for r in rounds),
         f"{sum(r['executable'] for r in rounds)} of {sum(r['candidates'] for r in rounds)}",
         ", ".join(figure(r["best_so_far"]) for r in rounds),
         f"{control['mean']:.2f} ({control['low']:.2f} to {control['high']:.2f})",
-        "-" if gain is None else f"{gain:+.2f}",
+        gain,
         figure(fresh_return(manifest)),
-        f"{tokens[0]:,}, {tokens[1]:,}",
+        f"{tokens[0]:,} + {tokens[1]:,}",
         per_thousand_steps(manifest, sum(tokens)),
     ]
 
 
-def added(manifest: Manifest) -> float | None:
-    """What the model's best plan is above the control's mean, after the last round."""
-    last = manifest["rounds"][-1]
-    return None if last["best_so_far"] is None else last["best_so_far"] - last["control"]["mean"]
+def best(manifest: Manifest) -> float | None:
+    """The best return so far after the last round."""
+    return manifest["rounds"][-1]["best_so_far"]
+
+
+def added(manifest: Manifest) -> float:
+    """What the best plan is above the control's mean, after the last round; without a plan, what random actions are."""
+    reached = best(manifest)
+    value = manifest["random_return_per_agent"] if reached is None else reached
+    return float(value - manifest["rounds"][-1]["control"]["mean"])
 
 
 def fresh_return(manifest: Manifest) -> float | None:
@@ -86,11 +108,12 @@ def fresh_return(manifest: Manifest) -> float | None:
 
 
 def per_thousand_steps(manifest: Manifest, tokens: int) -> str:
-    """Tokens per thousand environment steps of the recorded episodes."""
-    recorded, steps = manifest["recorded"], manifest["environment"]["config"].get("max_steps")
-    if not recorded or not steps:
+    """Tokens per thousand environment steps of as many episodes as a recording stores."""
+    episodes = manifest["settings"].get("recorded_episodes")
+    steps = manifest["environment"]["config"].get("max_steps")
+    if not episodes or not steps or not manifest["plans"]:
         return "-"
-    return f"{1000 * tokens / (recorded['episodes'] * steps):,.0f}"
+    return f"{1000 * tokens / (episodes * steps):,.0f}"
 
 
 def figure(value: float | None) -> str:
@@ -98,26 +121,36 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def draw(path: Path, groups: Mapping[tuple[str, str], Sequence[Manifest]]) -> None:
-    """Draw the best plan so far by round, and the control, one panel for each kind of plan."""
-    kinds = list(dict.fromkeys(kind for kind, _ in groups))
+def draw(path: Path, kinds: Mapping[str, Mapping[str, Sequence[Manifest]]]) -> None:
+    """Draw the best plan so far by round, and the control over all seeds, a panel for each kind of plan.
+
+    Args:
+        path: the PNG to write.
+        kinds: manifests by kind and by who was asked.
+    """
     picture = Figure(figsize=(5.5 * len(kinds), 4.2), layout="constrained")
-    for column, kind in enumerate(kinds):
+    for column, (kind, groups) in enumerate(kinds.items()):
         axes = picture.add_subplot(1, len(kinds), column + 1)
-        models = [(model, sets) for (k, model), sets in groups.items() if k == kind]
-        for number, (model, sets) in enumerate(models):
+        for number, (model, sets) in enumerate(groups.items()):
             for i, manifest in enumerate(sets):
                 rounds = [r for r in manifest["rounds"] if r["best_so_far"] is not None]
                 places, values = [r["index"] + 1 for r in rounds], [r["best_so_far"] for r in rounds]
                 axes.plot(places, values, "o-", color=f"C{number}", alpha=0.8, label=model if i == 0 else None)
-        control = max((sets[0]["rounds"] for _, sets in models), key=len)
-        places = [r["index"] + 1 for r in control]
-        axes.plot(places, [r["control"]["mean"] for r in control], "ks--", label="control")
-        low, high = [r["control"]["low"] for r in control], [r["control"]["high"] for r in control]
-        axes.fill_between(places, low, high, color="0.8", alpha=0.6, linewidth=0)
-        axes.set(xlabel="round", ylabel="best return per agent so far", xticks=places, title=f"{kind} plans")
-        axes.legend(fontsize=8, frameon=False)
+        draw_control(axes, [manifest["rounds"] for sets in groups.values() for manifest in sets])
+        axes.set(xlabel="round", ylabel="best return per agent so far", title=f"{kind} plans")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     picture.savefig(path, dpi=130)
+
+
+def draw_control(axes: Any, recordings: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """The mean of the recordings' controls, round by round, and the mean of the range of 95 % of their draws."""
+    longest = max(map(len, recordings))
+    by_round = [[rounds[i]["control"] for rounds in recordings if i < len(rounds)] for i in range(longest)]
+    places = range(1, longest + 1)
+    mean, low, high = ([float(np.mean([c[name] for c in cs])) for cs in by_round] for name in ("mean", "low", "high"))
+    axes.plot(places, mean, "ks--", label="control, mean over seeds")
+    axes.fill_between(places, low, high, color="0.8", alpha=0.6, linewidth=0)
 
 
 if __name__ == "__main__":

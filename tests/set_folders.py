@@ -18,10 +18,13 @@ from leed_jax.demonstrations import (
     instructed,
     save_demonstrations,
 )
+from leed_jax.demonstrations.__main__ import main
 from leed_jax.demonstrations.format import manifest_sha256, sha256_hex
 from leed_jax.instructions import Triple, compile_triples, stack_plans
 
 CAPACITY = 3
+LINE = "--environment=probes:Line"
+WALK = "--environment=tiny_run:Walk"
 BEST = [("Walk", "mark_3", "agent_0"), ("Walk", "mark_1", "agent_1"), ("Stay", "forever", "agent_1")]
 WORSE = [("Walk", "mark_2", "agent_0"), ("Stay", "forever", "agent_1")]
 RETURNS = {"best": 14.5, "worse": 7.5}
@@ -128,3 +131,20 @@ __all__ = [
     "write_set",
     "write_walk_set",
 ]
+
+
+def run(capsys: Any, *arguments: Any) -> tuple[int, str, str]:
+    """The command line of demonstrations: exit status, output, errors."""
+    status = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def refused(capsys: Any, *arguments: Any) -> str:
+    """The error of a command that is refused, one printable line."""
+    status, _, errors = run(capsys, *arguments)
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert errors[:-1].isprintable()
+    return errors

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from probes import Line, OneByOne
-from safetensors.numpy import load, save
 from set_folders import (
-    ARRAYS,
     BEST,
+    LINE,
     MANIFEST,
     TRANSCRIPT,
     edit_manifest,
@@ -32,8 +31,6 @@ from leed_jax.demonstrations import find_set, load_demonstrations, recorded_sets
 from leed_jax.demonstrations.__main__ import main
 from leed_jax.report import animation
 
-LINE = "--environment=probes:Line"
-WALK = "--environment=tiny_run:Walk"
 CONTROL = "\x1b[31mred\x07\r\u202e"
 
 
@@ -46,21 +43,6 @@ def quickly():
 @pytest.fixture
 def line_set(tmp_path: Path) -> Path:
     return write_line_set(tmp_path / "set")
-
-
-def run(capsys: Any, *arguments: Any) -> tuple[int, str, str]:
-    status = main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    return status, printed.out, printed.err
-
-
-def refused(capsys: Any, *arguments: Any) -> str:
-    status, _, errors = run(capsys, *arguments)
-    assert status == 2
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    assert errors[:-1].isprintable()
-    return errors
 
 
 # --- list and show ----------------------------------------------------------------------------------------------
@@ -144,108 +126,6 @@ def test_what_a_manifest_says_cannot_steer_the_terminal(capsys: Any, line_set: P
         assert output.replace("\n", "").isprintable()
     assert "\\x1b" in refused(capsys, "verify", line_set, LINE)
     assert "--environment" in refused(capsys, "verify", line_set)
-
-
-# --- verify -----------------------------------------------------------------------------------------------------
-
-
-def test_recorded_sets_are_what_they_say(capsys: Any) -> None:
-    status, output, errors = run(capsys, "verify", *recorded_sets())
-    assert (status, errors) == (0, "")
-    assert output.count("The sha256 of manifest.json and of each file") == len(recorded_sets())
-
-
-def test_verification_says_what_it_checked(capsys: Any, line_set: Path, tmp_path: Path) -> None:
-    walk = write_walk_set(tmp_path / "walk")
-    status, output, _ = run(capsys, "verify", line_set, LINE)
-    assert status == 0
-    assert "stand in the transcript as here: 2." in output
-    assert "give the recorded episodes: 100.00% of the steps agree" in output
-    assert "what was reported if executed again (5 standard errors): 2." in output
-    status, output, _ = run(capsys, "verify", walk, WALK)
-    assert status == 0
-    assert "give the recorded episodes: 100.00%" in output
-    assert "reported" not in output
-
-
-def test_the_first_broken_set_ends_verification(capsys: Any, line_set: Path, tmp_path: Path) -> None:
-    broken = write_line_set(tmp_path / "broken")
-    os.truncate(broken / TRANSCRIPT, 3)
-    status, output, errors = run(capsys, "verify", line_set, broken, line_set, LINE)
-    assert status == 2
-    assert "broken/transcript.jsonl is truncated" in errors
-    assert output.count("100.00%") == 1
-
-
-@pytest.mark.parametrize("name", ["observation", "action", "taken", "reward"])
-def test_arrays_that_the_plans_do_not_give_are_found(capsys: Any, line_set: Path, name: str) -> None:
-    arrays = load((line_set / ARRAYS).read_bytes())
-    changed = arrays[name].copy()
-    changed[1, 2:4] = (changed[1, 2:4] + 1) % 12
-    put_file(line_set, ARRAYS, save({**arrays, name: changed}))
-    load_demonstrations(str(line_set), Line())
-    assert "does not hold what the plans give with seed 3 and noise 0: 96.88%" in refused(
-        capsys, "verify", line_set, LINE
-    )
-
-
-def test_another_seed_or_other_states_are_found(capsys: Any, tmp_path: Path) -> None:
-    walk = write_walk_set(tmp_path / "walk")
-    edit_manifest(walk, states_seed=12)
-    assert "does not hold what the plans give" in refused(capsys, "verify", walk, WALK)
-    noisy = write_line_set(tmp_path / "noisy", noise=1.0)
-    edit_manifest(noisy, recorded={"episodes": 8, "noise": 1.0, "seed": 4})
-    assert "with seed 4 and noise 1" in refused(capsys, "verify", noisy, LINE)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"report_return_per_agent": 15.0, "report_returns": None}, {"report_returns": [20.0, 9.0]}]
-)
-def test_a_return_that_a_plan_does_not_earn_is_found(capsys: Any, line_set: Path, changes: dict[str, Any]) -> None:
-    plans = read_json(line_set)["plans"]
-    edit_manifest(line_set, plans=[{**plans[0], **changes}, plans[1]])
-    message = refused(capsys, "verify", line_set, LINE)
-    assert "plans[0] is reported to earn" in message
-    assert "fresh episodes it earns" in message
-
-
-# --- which code a manifest may run ------------------------------------------------------------------------------
-
-
-def test_a_manifest_does_not_choose_what_is_imported(
-    capsys: Any, line_set: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
-    monkeypatch.syspath_prepend(tmp_path)
-    config = {"num_agents": 2, "max_steps": 8, "marks": 5}
-    for name in ("trap:Line", "leed_jax.envs.trap:../x", "leed_jax.envs:os", "leed_jax.envs.a.b:C", "", ":"):
-        edit_manifest(line_set, environment={"name": name, "config": config})
-        assert "does not come with leed_jax" in refused(capsys, "verify", line_set)
-        assert "name that class" in refused(capsys, "verify", line_set, LINE)
-    edit_manifest(line_set, environment={"name": "leed_jax.envs.trap:Line", "config": config})
-    assert "cannot be built" in refused(capsys, "verify", line_set)
-    spread = "leed_jax.envs.mpe_spread:SimpleSpread"
-    edit_manifest(line_set, environment={"name": spread, "config": {"name": "trap:Line"}})
-    assert "was made for another environment" in refused(capsys, "verify", line_set)
-    edit_manifest(line_set, environment={"name": spread, "config": {"x\x1b": 1}})
-    assert "cannot be built" in refused(capsys, "verify", line_set)
-
-
-@pytest.mark.parametrize(
-    ("config", "what"),
-    [
-        ({"num_agents": 10**9}, "has num_agents=1000000000"),
-        ({"max_steps": -(10**9)}, "has max_steps=-1000000000"),
-        ({"num_agents": 1001}, "1001 agents, more than 1000"),
-        ({"num_agents": 0}, "cannot be built"),
-        ({"num_landmarks": "many"}, "cannot be built"),
-    ],
-)
-def test_an_environment_without_measure_is_refused(
-    capsys: Any, line_set: Path, config: dict[str, Any], what: str
-) -> None:
-    edit_manifest(line_set, environment={"name": "leed_jax.envs.mpe_spread:SimpleSpread", "config": config})
-    assert what in refused(capsys, "verify", line_set)
 
 
 # --- replay and export ------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from leed_jax.errors import (
 )
 from leed_jax.generate import Generation, Outcome, generate
 from leed_jax.generate.candidates import CUT_OFF, Candidate, best_first, distinct_behaviours, distinct_plans
-from leed_jax.generate.control import best_of
-from leed_jax.generate.scoring import Result
+from leed_jax.generate.control import best_of, random_plan_scores
+from leed_jax.generate.scoring import Result, Scorer
 from leed_jax.llm import Reply
 
 LLM = LLMConfig(model="m", concurrency=1)
@@ -221,6 +221,22 @@ def test_some_failed_requests_do_no_harm_and_all_failed_ones_end_it() -> None:
         run(down)
 
 
+def test_an_error_of_a_whole_round_ends_it_and_what_was_found_is_kept() -> None:
+    revoked = EndpointUnreachableError("key revoked")
+    outcome, model = run(text(NEAR), text(FAR), revoked, rounds=4)
+    assert (len(outcome.rounds), len(model.asked)) == (1, 4)
+    assert outcome.stopped == "It ended in round 2, no request of which got a reply: key revoked"
+    assert outcome.report_return == RETURN[3]
+    assert [a.error for a in outcome.attempts] == [None, None, "key revoked", "key revoked"]
+
+
+def test_only_so_many_problems_of_a_reply_are_kept() -> None:
+    outcome, _ = run(text([*FAR, *[["Fly", f"mark_{i}", "agent_0"] for i in range(150)]]), rounds=1, candidates=1)
+    (candidate,) = outcome.candidates
+    assert (len(candidate.problems), candidate.problems[-1]) == (101, "50 more instructions are not executable.")
+    assert candidate.validity == pytest.approx(2 / 152)
+
+
 def test_a_failed_round_can_be_followed_by_another() -> None:
     made, model = generation(EndpointUnreachableError("down"), text(FAR), candidates=1)
     with pytest.raises(EndpointUnreachableError):
@@ -284,6 +300,22 @@ def test_an_unusable_template_is_told_at_once() -> None:
         generation(text(FAR), prompt="nowhere")
 
 
+@pytest.mark.parametrize(("candidates", "expected"), [(2, [1, 2, 1, 2, 1, 2]), (3, [1, 2, 3, 1, 2, 3])])
+def test_the_control_has_no_longer_plans_than_the_model(candidates: int, expected: list[int]) -> None:
+    seen: list[Any] = []
+
+    class Taking(Scorer):
+        def scores(self, plans: Any, *_: Any) -> Any:
+            seen.append(np.asarray(plans.length))
+            return np.zeros(len(plans.length))
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    sizes = {"max_instructions": 3, "candidates": candidates, "count": 300}
+    random_plan_scores(Line().vocabulary, Taking(Line(), keys, 2), jax.random.key(0), **sizes)
+    longest = [int(seen[0][i::6].max()) for i in range(6)]
+    assert longest == expected
+
+
 # --- the control --------------------------------------------------------------------------------------------------
 
 
@@ -313,5 +345,8 @@ def test_the_control_of_several_states_is_their_mean() -> None:
     assert (control.low, control.high) == pytest.approx((low, high), abs=0.05)
     # Several states even out.
     assert control.high - control.low < each[0].high - each[0].low
+    # The rows of the same plans are wrong together, and do not even out.
+    same = best_of(np.tile(pool[1], (3, 1)), np.full(3, 4), np.zeros(3))
+    assert same.error == pytest.approx(each[1].error, rel=0.2)
     alone = best_of(pool, np.array([0, 4, 4]), np.array([-6.0, 0.0, 0.0]))
     assert alone.mean == pytest.approx((-6 + each[1].mean + each[2].mean) / 3)

@@ -17,11 +17,14 @@ from scripted import FAR, HALF, NEAR, RETURN, SMALL, text
 
 from leed_jax.config import Config
 from leed_jax.demonstrations import load_demonstrations, read_manifest
+from leed_jax.errors import RunDirectoryError
 from leed_jax.files import lock_folder
 from leed_jax.generate.__main__ import main
-from leed_jax.generate.loop import Round
+from leed_jax.generate.control import Control
+from leed_jax.generate.loop import Outcome, Round
 from leed_jax.generate.progress import GenerationProgress
 from leed_jax.generate.record import output_folder
+from leed_jax.generate.table import print_table
 from leed_jax.llm import Limits, Meter, Reply, Spending, Usage
 
 SECRET = "sk-very-secret-0123456789"  # noqa: S105 - a made-up one
@@ -50,6 +53,24 @@ def call(script: Any, out: Path, *more: str, environment: str = "Line") -> tuple
             return await asyncio.to_thread(main, arguments), server
 
     return asyncio.run(serve())
+
+
+def abandoned(script: Any, out: Path, rounds: int, *more: str) -> Any:
+    """The same, ended from outside after so many rounds; returns the server."""
+    tell, seen = GenerationProgress.round, []
+
+    def end(self: GenerationProgress, r: Round) -> None:
+        tell(self, r)
+        seen.append(r)
+        if len(seen) == rounds:
+            raise RunDirectoryError("ended from outside")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GenerationProgress, "round", end)
+        status, server = call(script, out, *more)
+    assert status == 2
+    assert not (out / "manifest.json").exists()
+    return server
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -184,31 +205,76 @@ def test_replies_outlive_a_failure_and_are_not_asked_for_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
-    status, _ = call([*FOUR[:2], refusal(401)], out)
-    assert status == 2
-    assert "401" in capsys.readouterr().err
+    abandoned(FOUR, out, 1)
     assert sorted(file.name for file in out.iterdir() if not file.name.endswith(".lock")) == ["replies.jsonl"]
     status, second = call([good(text(FAR))], out)
     assert status == 0
     assert len(second.received) == 2
     assert "2 answered from the journal" in capsys.readouterr().out
-    # What was spent before counts: two replies, two refusals, and two replies.
+    # What was spent before counts.
     usage = read_manifest(out)["usage"]
-    assert (usage["calls"], usage["prompt_tokens"]) == (6, 28)
+    assert (usage["calls"], usage["prompt_tokens"]) == (4, 28)
+
+
+def test_a_failure_of_a_closed_round_is_not_asked_about_again(tmp_path: Path) -> None:
+    out, sizes = tmp_path / "set", ("generate.rounds=3", "generate.patience=0")
+    assert len(abandoned([FOUR[0], refusal(500), *FOUR[1:]], out, 2, *sizes).received) == 4
+    status, second = call([good(text(FAR))], out, *sizes)
+    assert status == 0
+    assert len(second.received) == 2
+    failed = lines_of(out)[1]
+    assert (failed["reply"], failed["sent"]) == (None, True)
+    assert "status 500" in failed["error"]
+    assert read_manifest(out)["usage"]["calls"] == 6
+
+
+def test_a_key_that_is_revoked_in_mid_generation_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert call([*FOUR[:2], refusal(401)], out, "generate.rounds=4")[0] == 0
+    assert "It ended in round 2, no request of which got a reply: http" in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert "status 401" in manifest["stopped"]
+    assert (len(manifest["rounds"]), manifest["usage"]["calls"]) == (1, 4)
+    assert [line["reply"] is None for line in lines_of(out)] == [False, False, True, True]
+    assert load_demonstrations(str(out), Line()).manifest["plans"][0]["triples"] == FAR
+
+
+def test_what_was_spent_moves_with_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    abandoned(FOUR, tmp_path / "set", 1)
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert call(FOUR, tmp_path / "moved", "llm.max_calls=3")[0] == 0
+    assert read_manifest(tmp_path / "moved")["usage"]["calls"] == 3
+    assert "llm.max_calls=3 leaves no room" in capsys.readouterr().out
+
+
+def test_what_was_paid_is_told_apart_from_what_a_cache_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = f"llm.cache={tmp_path / 'cache.jsonl'}"
+    call(FOUR, tmp_path / "first", cache)
+    assert "what was paid" not in capsys.readouterr().out
+    status, server = call(FOUR, tmp_path / "second", cache)
+    assert (status, server.received) == (0, [])
+    out = capsys.readouterr().out
+    assert "0 calls, 0 tokens read and 0 written" in out
+    assert "what was paid. The replies, wherever they came from, took 28 tokens read and 12 written." in out
+    assert "1000 tokens per thousand demonstration steps" in out
+    usage = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+    assert read_manifest(tmp_path / "second")["usage"] == usage
 
 
 def test_a_cap_holds_over_restarts_and_what_was_found_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
-    assert call([*FOUR[:2], refusal(401)], out, "llm.max_calls=5")[0] == 2
-    status, second = call([good(text(FAR))], out, "llm.max_calls=5")
+    abandoned(FOUR, out, 1)
+    status, second = call([good(text(FAR))], out, "llm.max_calls=3")
     assert status == 0
     assert len(second.received) == 1
-    assert "llm.max_calls=5 leaves no room" in capsys.readouterr().out
+    assert "llm.max_calls=3 leaves no room" in capsys.readouterr().out
     manifest = read_manifest(out)
-    assert manifest["usage"]["calls"] == 5
-    assert "llm.max_calls=5" in manifest["stopped"]
+    assert manifest["usage"]["calls"] == 3
+    assert "llm.max_calls=3" in manifest["stopped"]
     assert [line["sent"] for line in lines_of(out)] == [True, True, True, False]
 
 
@@ -286,6 +352,32 @@ def shown(terminal: bool) -> str:
         progress.reply(Reply("", Usage(), None, "m"))
         progress.round(row)
     return out.getvalue()
+
+
+def test_the_time_left_is_that_of_replies_that_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(env={})
+    config.generate = dataclasses.replace(SMALL)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = GenerationProgress(Console(file=io.StringIO()), config, Meter(Limits()))
+    reply = Reply("", Usage(), None, "m")
+    progress.reply(reply, 1)
+    progress.reply(reply, 2)
+    assert progress.line() == "2/4 replies"
+    now = 130.0
+    progress.reply(reply, 2)
+    assert progress.line() == "3/4 replies, 0:30 left"
+
+
+def test_the_table_fits_into_80_columns() -> None:
+    control = Control(8, -1234.56, 1.0, 1.0, 1.0)
+    row = Round(99, 128, 128, 128, 128, 1.0, -1234.56, -1234.56, -1234.56, control, 600_000, 345_678, 1.0)
+    console = Console(file=(out := io.StringIO()), width=80)
+    print_table(console, Outcome("relational", None, ("a", "b"), (row,), (), (), 0.0, "x"))
+    assert "control  tokens" in out.getvalue()
+    assert out.getvalue().count("-1234.56") == 4
+    assert "946k" in out.getvalue()
+    assert all(len(line) <= 80 for line in out.getvalue().splitlines())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

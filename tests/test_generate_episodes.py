@@ -180,3 +180,16 @@ def test_no_facts_hold_an_answer() -> None:
     assert "from landmark_" in asked
     words = environment.vocabulary
     assert not any(f'["{c}", "{p}"' in asked for c in words.command_index for p in words.parameter_index)
+
+
+def test_states_are_described_as_numpy_arrays() -> None:
+    seen: list[Any] = []
+
+    class Keyed(MeasuredLine):
+        def describe_state(self, state: Any) -> str:
+            seen.append(state.position)
+            return super().describe_state(state)
+
+    Generation(Keyed(), Scripted([""]), LLMConfig(), SETTINGS, 0)
+    assert len(seen) == 5
+    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in seen)

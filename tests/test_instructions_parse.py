@@ -5,6 +5,7 @@ import time
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from probes import Line
 from texts import LISTS, REPLIES, TWO, WORDS
 
@@ -44,7 +45,10 @@ READABLE = {
     "plain without blanks": "".join(f"[{','.join(t)}]" for t in TWO),
     "plain with quotes": "\n".join("['" + "', \"".join(t[:2]) + f'", `{t[2]}` ]' for t in TWO),
     "plain inside a JSON object": json.dumps({"instructions": "\n".join(f"[{', '.join(t)}]" for t in TWO)}),
-    "JSON that is cut off": json.dumps({"instructions": LISTS})[:-1],
+    "the same plan twice": f"```\n{json.dumps(LISTS)}\n```\nor\n```json\n{json.dumps({'instructions': LISTS})}\n```",
+    "plain lines under a heading": "**Here is my plan:**\n\n" + "\n".join(f"- [{', '.join(t)}]" for t in TWO),
+    "plain lines in a fence": "Good luck!\n```\n" + "\n".join(f"* [{', '.join(t)}];" for t in TWO) + "\n```",
+    "a list in other quotation marks": str(LISTS),
     "other objects beside it": '{"mood": "good"}\n' + json.dumps({"instructions": LISTS}),
 }
 
@@ -82,7 +86,6 @@ UNREADABLE = {
     "a plan that is a number": '{"instructions": 3}',
     "numbers": "[1, 2]",
     "not a number": "NaN",
-    "too deep": "[" * 100_000,
     "too deep, and closed": "[" * 50_000 + "]" * 50_000,
     "two words": "[MoveTo, landmark_0]",
     "four words": "[MoveTo, landmark_0, agent_0, agent_1]",
@@ -93,10 +96,59 @@ UNREADABLE = {
 }
 
 
+TRIPLE = f"[{', '.join(TWO[0])}]"
+UNREADABLE |= {
+    "a refusal": f"Do not write {TRIPLE}; I refuse.",
+    "a refusal as a heading": f"Never do this:\n{TRIPLE}",
+    "an example": f"I would write something like {TRIPLE}.",
+    "an example in JSON": f"I would write something like {json.dumps(TWO[0])}.",
+    "an example beside an empty plan": json.dumps({"thoughts": TRIPLE, "instructions": []}),
+    "a plan that is struck out": f"~~{TRIPLE}~~",
+    "a question": f"{TRIPLE}?",
+    "too long a heading": f"{'Here is my plan. ' * 2}{TRIPLE}",
+    "damaged JSON around triples": '{"instructions": [["MoveTo", "landmark_0", "agent_0"]; ["Hold"]]}',
+}
+
+
 @pytest.mark.parametrize("form", UNREADABLE)
 def test_no_triple_is_found_in(form: str) -> None:
     with pytest.raises(UnreadableReplyError, match=r"holds no instruction; write a JSON list of \[Command, Parameter"):
         parse_reply(UNREADABLE[form])
+
+
+PLAN = json.dumps({"idea": "go [there]", "instructions": LISTS})
+CUT_OFF = {
+    "in a triple": PLAN[:-8],
+    "behind a triple": PLAN[:-2],
+    "behind the last bracket but one": PLAN[:-1],
+    "a list": json.dumps(LISTS)[:-1],
+    "a list behind its first triple": json.dumps(LISTS)[: json.dumps(LISTS).index("]") + 2],
+    "in a fence": f"```json\n{PLAN[:-2]}\n```",
+    "in a fence that is open": f"Here you are:\n```json\n{PLAN[:-2]}",
+    "in a word": PLAN[: PLAN.index("agent_0") + 3],
+    "in the second of two": f"{PLAN}\nOr rather {PLAN[:-10]}",
+    "too deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("form", CUT_OFF)
+def test_json_that_is_cut_off_is_no_plan(form: str) -> None:
+    with pytest.raises(UnreadableReplyError, match="its JSON is cut off before the end; write a shorter one"):
+        parse_reply(CUT_OFF[form])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, len(PLAN) - 1), st.sampled_from(["{}", "Sure! {}", "```json\n{}\n```", "```json\n{}"]))
+def test_no_part_of_a_plan_is_taken_for_the_plan(length: int, around: str) -> None:
+    with pytest.raises(UnreadableReplyError):
+        parse_reply(around.format(PLAN[:length]))
+
+
+@pytest.mark.parametrize("form", ["```json\n{}\n```\nOr rather:\n```json\n{}\n```", "{}\n{}", "I think {}, or {}."])
+def test_of_two_plans_none_is_chosen(form: str) -> None:
+    assert parse_reply(form.format(PLAN, json.dumps(LISTS))) == TWO
+    with pytest.raises(PlanShapeError, match="holds 2 plans that differ; write one"):
+        parse_reply(form.format(PLAN, json.dumps([LISTS[0], LISTS[0]])))
 
 
 def test_a_huge_reply_is_not_read() -> None:
@@ -106,7 +158,11 @@ def test_a_huge_reply_is_not_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[a," + " " * 199_000, "[" + " " * 199_000, "[a" * 99_000, "[a,b" * 49_000, "```a\n" * 30_000]
+    "text",
+    [
+        *("[a," + " " * 199_000, "[" + " " * 199_000, "[a" * 99_000, "[a,b" * 49_000, "```a\n" * 30_000),
+        *('["' * 99_000, '{"' * 99_000, '["a" b] ' * 20_000, '[["a"] ' * 20_000, '[["a"' + '\\"' * 90_000),
+    ],
 )
 def test_reading_takes_no_longer_than_the_text_is_long(text: str) -> None:
     start = time.process_time()
@@ -183,6 +239,36 @@ def test_an_invalid_triple_is_told_with_what_would_be_valid(
         compile_triples(WORDS, [*TWO, triple], 4)
 
 
+MANY = tuple(f"place_{i}" for i in range(200))
+CITY = Vocabulary(
+    (Command("Go", "Go there.", MANY),),
+    tuple(Parameter(name, "A place.") for name in MANY),
+    tuple(f"a{i}" for i in MANY),
+)
+
+
+def test_thousands_of_wrong_words_take_no_long_time() -> None:
+    wrong = [["Go", f"plaice_{i % 4000}", f"a{i}"] for i in range(6200)]
+    reply = json.dumps(wrong)
+    assert 190_000 < len(reply) <= 200_000
+    start = time.process_time()
+    outcome = validate(CITY, parse_reply(reply))
+    # One search takes 3 ms, and there would be 12,000.
+    assert time.process_time() - start < 3
+    assert (len(outcome.errors), outcome.validity) == (6200, 0.0)
+
+
+def test_the_first_wrong_words_are_told_with_the_most_similar_names() -> None:
+    words = [f"plase_{i}" for i in range(150, 180)]
+    errors = validate(CITY, [("Go", word, CITY.agents[0]) for word in (*words, *words)]).errors
+    assert [f"takes one of: place_{i}, " in str(error) for i, error in zip(range(150, 170), errors, strict=False)] == [
+        True
+    ] * 20
+    assert all("takes one of: place_0, place_1, " in str(error) for error in errors[20:30])
+    assert all(str(error).endswith(" and 180 others.") for error in errors)
+    assert list(map(str, errors[:30])) == list(map(str, errors[30:]))
+
+
 def test_nothing_at_all_has_no_validity() -> None:
     assert validate(WORDS, []).validity == 0.0
 
@@ -243,7 +329,7 @@ def test_the_mask_says_what_validation_says() -> None:
 def test_no_text_breaks_the_parser(text: str) -> None:
     try:
         triples = parse_reply(text)
-    except UnreadableReplyError:
+    except (UnreadableReplyError, PlanShapeError):
         return
     assert triples
     assert all(len(triple) == 3 and all(isinstance(word, str) for word in triple) for triple in triples)

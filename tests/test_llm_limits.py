@@ -127,8 +127,8 @@ def test_a_count_that_comes_after_its_minute_changes_nothing() -> None:
         meter = clock.meter(Limits(tokens_per_minute=1000.0))
         async with meter.admit(request(500)) as slow:
             clock.now = 61.0
-            await use(meter, 1, Usage(1, 0))
-            slow.settle(Usage(1, 0))
+            await use(meter, 1, Usage(0, 1))
+            slow.settle(Usage(0, 1))
         await use(meter, 500)
         await use(meter, 499)
         assert clock.now == 61

@@ -69,6 +69,18 @@ def test_the_identity_changes_with_the_file(file: Path, extra: None) -> None:
     assert LocalModel(file, response_format="none").identity != LocalModel(file).identity
 
 
+@pytest.mark.parametrize("place", [10, 5 * 2**20 + 5, 10 * 2**20 - 1])
+def test_a_model_of_the_same_name_and_size_is_another(file: Path, extra: None, place: int) -> None:
+    content = bytearray(b"GGUF" + bytes(10 * 2**20 - 4))
+    file.write_bytes(content)
+    first = LocalModel(file).identity
+    assert LocalModel(file).identity == first
+    assert LocalModel(file, context=512).identity != first
+    content[place] = 1
+    file.write_bytes(content)
+    assert LocalModel(file).identity != first
+
+
 def test_it_must_be_entered(file: Path, extra: None) -> None:
     with pytest.raises(RuntimeError, match="async with"):
         asyncio.run(LocalModel(file).complete(ChatRequest((Message("user", "Hi"),))))

@@ -12,7 +12,7 @@ import pytest
 
 from leed_jax.config import Config
 from leed_jax.demonstrations import find_set, recorded_sets
-from leed_jax.errors import ConfigurationError, DemonstrationError, LLMError, ReplayError
+from leed_jax.errors import BudgetError, ConfigurationError, DemonstrationError, LLMError, ReplayError
 from leed_jax.generate.connect import check_provider, connect, make_model, model_name, retry_policy, transcript_path
 from leed_jax.llm import (
     Anthropic,
@@ -112,6 +112,21 @@ def test_a_request_that_failed_when_recorded_fails_again(tmp_path: Path) -> None
     for asked in (request("a", 1), request("b", 1)):
         with pytest.raises(ReplayError, match="got no reply when"):
             complete(model, asked)
+
+
+@pytest.mark.parametrize(("error", "words"), [("llm.max_calls=1 leaves no room", "max_calls=1"), (None, "not sent")])
+def test_a_request_that_a_cap_kept_back_is_kept_back_again(tmp_path: Path, error: str | None, words: str) -> None:
+    lines = [
+        {"request": request("a", 1).to_dict(), "reply": None, "error": error, "sent": False},
+        {"request": request("b", 2).to_dict(), "reply": None, "error": "refused", "sent": True},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    model = Replay(tmp_path / "t.jsonl")
+    for asked in (request("a", 1), request("similar", 1)):
+        with pytest.raises(BudgetError, match=words):
+            complete(model, asked)
+    with pytest.raises(ReplayError, match="got no reply"):
+        complete(model, request("b", 2))
 
 
 def test_a_request_that_was_answered_at_the_second_time(tmp_path: Path) -> None:

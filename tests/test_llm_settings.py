@@ -2,16 +2,18 @@
 
 import asyncio
 import email.utils
+import math
 import time
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leed_jax.errors import ConfigurationError
+from leed_jax.errors import ConfigurationError, EndpointRefusedError
 from leed_jax.llm import ChatModel, ChatRequest, Message, OpenAICompatible, RetryPolicy
-from leed_jax.llm.excerpts import Secret, excerpt
-from leed_jax.llm.retry import retry_after
+from leed_jax.llm.excerpts import Secret, check_variable_name, excerpt
+from leed_jax.llm.retry import AttemptError, Backoff, retry_after
 
 KEY = "sk-very-secret-0123456789abcdef"
 ASK = ChatRequest((Message("user", "Hi"),))
@@ -34,6 +36,46 @@ def test_a_key_in_place_of_its_name_is_refused_unseen() -> None:
     with pytest.raises(ConfigurationError, match="api_key_env") as caught:
         OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=KEY)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["gsk_AbCdEfGhIjKl", "hf_abcdEFGH", "r8_0123456789", "sk_live_4eC39HqLyjWD", "AIzaSyD", "abcdefghijklmnopqrs7"],
+)
+def test_a_key_that_could_be_a_name_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="api_key_env") as caught:
+        check_variable_name(key)
+    assert key not in str(caught.value)
+    monkeypatch.setenv(key, "x")
+    check_variable_name(key)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN_2", "gpt4_key", "hf_api_token", "OPENAI_API_KEY_NUMBER_2", "_", "", None])
+def test_names_that_are_no_keys(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name or "x", raising=False)
+    check_variable_name(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "left", "expected"),
+    [
+        *[("transient", 5.0, math.inf, 6.0), ("connect", None, math.inf, 1.25), ("transient", 5.0, 5.5, 5.25)],
+        *[("transient", 5.0, 5.0, 5.0), ("transient", 5.0, 4.0, False), ("transient", None, 9.0, True)],
+    ],
+)
+def test_waits_are_spread_but_not_beyond_the_end(
+    kind: Literal["connect", "transient"], asked: float | None, left: float, expected: float | bool
+) -> None:
+    # The longest draw of each interval.
+    backoff = Backoff(RetryPolicy(), lambda: left, jitter=lambda _, most: most)
+    assert backoff(AttemptError(EndpointRefusedError, "p", "m", kind, asked)) == expected
+
+
+def test_a_wait_is_never_shorter_than_asked_for() -> None:
+    backoff = Backoff(RetryPolicy(), lambda: math.inf)
+    waits = [backoff(AttemptError(EndpointRefusedError, "p", "m", "transient", 5.0)) for _ in range(50)]
+    assert all(5.0 <= wait <= 6.0 for wait in waits)
+    assert len(set(waits)) > 1
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,24 @@ def test_an_answer_cut_by_its_length_says_nothing_about_the_rung() -> None:
     assert (rungs, now) == (["json_schema"] * 2, "json_schema")
 
 
+@pytest.mark.parametrize("reason", [None, "eos_token", "stop_sequence", "STOP", "tool_calls"])
+def test_an_ignored_rung_is_noticed_whatever_the_end_is_called(reason: str | None) -> None:
+    prose = loopback.good(choices=[{"message": {"content": "prose"}, "finish_reason": reason}])
+    assert ask_often([prose], 2)[1] == ["json_schema", "json_object"]
+
+
+@pytest.mark.parametrize("reason", ["max_tokens", "MAX_TOKENS", "model_length", "content_filter", "refusal", "SAFETY"])
+def test_an_answer_that_was_ended_says_nothing_about_the_rung(reason: str) -> None:
+    cut = loopback.good(choices=[{"message": {"content": '{"a":["x'}, "finish_reason": reason}])
+    assert ask_often([cut], 2)[1] == ["json_schema"] * 2
+
+
+def test_an_answer_as_long_as_allowed_counts_as_cut() -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": ASK.max_tokens}
+    cut = loopback.good(choices=[{"message": {"content": '{"a":["x'}, "finish_reason": None}], usage=usage)
+    assert ask_often([cut], 2)[1] == ["json_schema"] * 2
+
+
 def test_without_a_schema_there_is_no_rung() -> None:
     async def asked() -> None:
         async with asking(loopback.good("prose")) as model:

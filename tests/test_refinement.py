@@ -142,7 +142,11 @@ def test_recorded_arrays_give_way_to_as_many_recorded_ones(tmp_path: Path) -> No
     notes: list[str] = []
     with endpoint(refusal(500), reply(STAY)) as server:
         # The set's plans are longer than what the run would ask for, which is the set's to say.
-        changes = {"demonstrations__episodes": "null", "generate__max_instructions": 1, "generate__recorded_episodes": 3}
+        changes = {
+            "demonstrations__episodes": "null",
+            "generate__max_instructions": 1,
+            "generate__recorded_episodes": 3,
+        }
         training = Training(config_for(tmp_path, server, generate__candidates=1, **changes), tmp_path / "run")
         before = training.experts()
         with training.refinement.beside(notes.append):

@@ -75,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     show = _command(commands, "show", _show, "what a set was made for and from, its rounds, plans and scores")
     _add_set(show)
     show.add_argument("--json", action="store_true", help="print the manifest and the same figures as JSON")
-    verify = _command(commands, "verify", _verify, "check everything, and execute the plans again")
+    verify = _command(commands, "verify", _verify, "check everything: read, count and execute again")
     verify.add_argument("sets", nargs="+", metavar="SET", help="a folder, or the name of a set")
+    verify.add_argument("--quick", action="store_true", help="try only some of the control's random plans: seconds")
     _add_environment(verify)
     replay = _command(commands, "replay", _replay, "draw an executed plan as an animated GIF")
     _add_set(replay)
@@ -181,7 +182,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         folder = find_set(name, "SET")
         print(printable(str(folder), 300), flush=True)
         manifest = read_manifest(folder)
-        for fact in verify_set(folder, manifest, environment_of(folder, manifest, arguments.environment)):
+        environment = environment_of(folder, manifest, arguments.environment)
+        for fact in verify_set(folder, manifest, environment, arguments.quick):
             print(f"  {fact}", flush=True)
     return 0
 

@@ -35,7 +35,7 @@ def check_transcript(folder: Path, manifest: Mapping[str, Any], content: bytes) 
     wanted = {(plan["round"], plan["candidate"], plan["episode"]) for plan in manifest["plans"]}
     found: dict[Any, list[Mapping[str, Any]]] = {place: [] for place in wanted}
     lines = 0
-    for line in _lines(folder / TRANSCRIPT, content):
+    for line in transcript_lines(folder / TRANSCRIPT, content):
         lines += 1
         for place, entry in _entries(line):
             if place in wanted:
@@ -47,7 +47,16 @@ def check_transcript(folder: Path, manifest: Mapping[str, Any], content: bytes) 
     return lines
 
 
-def _lines(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
+def transcript_lines(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
+    """The lines of a transcript that may hold anything, as objects; empty lines are left out.
+
+    Args:
+        path: where it came from, for messages.
+        content: the bytes.
+
+    Raises:
+        DemonstrationError: a line is not JSON, or not an object.
+    """
     for number, line in enumerate(io.BytesIO(content), start=1):
         if not line.strip():
             continue

@@ -1,7 +1,7 @@
-"""Verification to the end: beyond what loading checks, everything is executed again."""
+"""Verification to the end: beyond what loading checks, everything is read, counted and executed again."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +9,34 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+# These two import `leed_jax.generate`, which imports the package `leed_jax.demonstrations`; that does not import this.
+from leed_jax.demonstrations.again import Again, Settings, recorded_settings
 from leed_jax.demonstrations.execution import demonstration_key, execute_batch, execute_episodes, plan_batch
 from leed_jax.demonstrations.format import ARRAYS, MANIFEST, MEND
 from leed_jax.demonstrations.loading import load_verified
+from leed_jax.demonstrations.replies import Line, check_rounds, read_replies
 from leed_jax.demonstrations.sets import DemonstrationSet
 from leed_jax.environment import Environment
 from leed_jax.errors import DemonstrationError
-from leed_jax.instructions import Trajectory
+from leed_jax.instructions import Trajectory, printable
 
 # Another processor may round differently, which can tip a close decision now and then; most steps agree all the same.
 _AGREEING_STEPS = 0.99
-_MIN_EPISODES, _MAX_EPISODES = 16, 4096
+_FRESH_EPISODES = 1024
 _STANDARD_ERRORS = 5.0
 
 
-def verify_set(folder: Path, manifest: dict[str, Any], environment: Environment) -> Iterator[str]:
+def verify_set(folder: Path, manifest: dict[str, Any], environment: Environment, quick: bool = False) -> Iterator[str]:
     """Verify a set whose manifest has been read.
 
     Args:
         folder: its folder.
         manifest: what `read_manifest` returned.
         environment: what it was made for.
+        quick: try only some of the control's random plans.
 
     Yields:
-        What has been checked, a sentence each.
+        What has been checked, a sentence each, and last what has not.
 
     Raises:
         DemonstrationError: the first thing that is wrong.
@@ -41,16 +45,67 @@ def verify_set(folder: Path, manifest: dict[str, Any], environment: Environment)
     files = ", ".join(manifest["files"])
     yield f"The sha256 of {MANIFEST} and of each file ({files}) is right."
     plans = len(manifest["plans"])
-    if not plans:
+    if plans:
+        yield "It was made for this environment."
+        yield f"Plans that can be executed and stand in the transcript as here: {plans}."
+    else:
         yield "It was made for this environment. It records an attempt without an executable plan."
-        return
-    yield f"It was made for this environment. Plans that can be executed and stand in the transcript as here: {plans}."
+    lines = read_replies(loaded)
+    replies = sum(line.reply is not None for line in lines)
+    yield f"Replies that say what the transcript reads in them: {replies}."
     if loaded.recorded is not None:
         share = _check_recorded(loaded, loaded.recorded)
         yield f"Executed again, the plans give the recorded episodes: {share:.2%} of the steps agree."
-    checked = sum(_check_report(loaded, index) for index in range(plans))
+    settings = recorded_settings(loaded)
+    open_ends: list[str] = []
+    if settings is not None:
+        open_ends = yield from _check_generation(loaded, lines, Again(loaded, settings, quick))
+    fresh = [_check_fresh(loaded, index, settings) for index in range(plans)]
+    checked = [mean for mean in fresh if mean is not None]
     if checked:
-        yield f"Plans that earn what was reported if executed again ({_STANDARD_ERRORS:g} standard errors): {checked}."
+        yield (
+            f"Plans that earn what was reported on {_FRESH_EPISODES:,} other episodes, too ({_STANDARD_ERRORS:g} "
+            f"standard errors): {len(checked)}. There the first one earns {checked[0]:.4g} per agent."
+        )
+    yield _not_verified(loaded, lines, settings, open_ends)
+
+
+def _check_generation(loaded: DemonstrationSet, lines: Sequence[Line], again: Again) -> Generator[str, None, list[str]]:
+    """Work out what follows from the seed; returns what was left open."""
+    selected = again.check_selection(lines)
+    yield f"Plans of the transcript that earn what it says on the episodes of their selection: {selected}."
+    reported = again.check_report()
+    yield f"Kept plans that earn what was reported on the very episodes of the report: {reported}."
+    by_state = again.check_random()
+    yield f"Random actions earn what was reported: {float(np.mean(by_state)):.4g} per agent."
+    rounds = check_rounds(loaded, lines, by_state if loaded.manifest["kind"] == "episodes" else None)
+    yield f"Rounds whose figures are those of the transcript: {rounds}."
+    with_control, executed = again.check_controls(lines, by_state)
+    if not with_control:
+        return []
+    total = loaded.manifest["settings"]["control_plans"]
+    yield f"Rounds whose control comes out again, from {executed:,} of {total:,} random plans: {with_control}."
+    return [] if executed == total else ["the range of the control, and its mean beyond what these plans tell"]
+
+
+def _not_verified(
+    loaded: DemonstrationSet, lines: Sequence[Line], settings: Settings | None, open_ends: Sequence[str]
+) -> str:
+    manifest = loaded.manifest
+    named = sorted({line.reply.model for line in lines if line.reply is not None})
+    models = f" (which name {', '.join(printable(name) for name in named[:3])})" if named else ""
+    left = [f"that {printable(manifest['model'])} wrote the replies{models}, or that its prompt and time are as told"]
+    if manifest["usage"] is not None:
+        left.append("what it cost beyond the tokens of these replies")
+    known = sum(entry.plan is not None for line in lines if not line.asked for entry in line.entries)
+    if known:
+        left.append(f"where {known} plans come from that were there before anything was asked")
+    if settings is None:
+        left.append("returns of selection and of random actions, as no settings tell how they came about")
+        if any(plan["report_return_per_agent"] is None for plan in manifest["plans"]):
+            left.append("returns on fresh episodes that are not told")
+    left += open_ends
+    return f"Not verified: {'; '.join(left)}."
 
 
 def _check_recorded(loaded: DemonstrationSet, recorded: Trajectory) -> float:
@@ -81,18 +136,23 @@ def _agreement(left: Trajectory, right: Trajectory) -> np.ndarray:
     return agree
 
 
-def _check_report(loaded: DemonstrationSet, index: int) -> bool:
-    """Whether there was a reported return to check; an error if the plan does not earn it."""
+def _check_fresh(loaded: DemonstrationSet, index: int, settings: Settings | None) -> float | None:
+    """What a plan earns on episodes of verification's own; None if there is no reported return to compare it with.
+
+    Raises:
+        DemonstrationError: it is not what was reported.
+    """
     entry = loaded.manifest["plans"][index]
     reported = entry["report_return_per_agent"]
     if reported is None:
-        return False
-    reported_over = _report_episodes(loaded)
-    returns = _fresh_returns(loaded, index, int(np.clip(reported_over, _MIN_EPISODES, _MAX_EPISODES)))
+        return None
+    returns = _fresh_returns(loaded, index)
     per_agent = [reported] if entry["report_returns"] is None else [reported, *entry["report_returns"]]
     found = np.concatenate([returns.mean(axis=1, keepdims=True), returns], axis=1)[:, : len(per_agent)]
-    # Both figures are means over a finite number of episodes.
-    error = np.sqrt(1.0 / reported_over + 1.0 / len(found)) * found.std(axis=0)
+    # Both figures are means over a finite number of episodes. A small number is only believed where the very same
+    # episodes have been executed again.
+    over = _FRESH_EPISODES if settings is None else settings.report_episodes // max(1, settings.states)
+    error = np.sqrt(1.0 / max(1, over) + 1.0 / len(found)) * found.std(axis=0)
     tolerance = _STANDARD_ERRORS * error + 0.01 * np.abs(found.mean(axis=0)) + 1e-3
     wrong = np.flatnonzero(np.abs(found.mean(axis=0) - np.array(per_agent)) > tolerance)
     if wrong.size:
@@ -102,22 +162,11 @@ def _check_report(loaded: DemonstrationSet, index: int) -> bool:
             f"{len(found)} fresh episodes it earns {found.mean(axis=0)[column]:.4g} (within "
             f"{tolerance[column]:.2g}). {MEND}"
         )
-    return True
+    return float(found[:, 0].mean())
 
 
-def _fresh_returns(loaded: DemonstrationSet, index: int, episodes: int) -> Float[np.ndarray, "N A"]:
+def _fresh_returns(loaded: DemonstrationSet, index: int) -> Float[np.ndarray, "N A"]:
     plan, reset_key = jax.tree.map(lambda x: x[index : index + 1], (loaded.plans, loaded.reset_keys))
     key = jax.random.fold_in(jax.random.key(0), 0x5EC0D)
-    batch = plan_batch(plan, key, episodes, 0.0, reset_key)
+    batch = plan_batch(plan, key, _FRESH_EPISODES, 0.0, reset_key)
     return np.asarray(execute_batch(loaded.environment, batch, Trajectory.episode_return))
-
-
-def _report_episodes(loaded: DemonstrationSet) -> int:
-    """The number of episodes behind each reported return, as far as the settings tell."""
-    settings = loaded.manifest["settings"]
-    total = _whole(settings.get("report_episodes"), _MAX_EPISODES // 2)
-    return total if loaded.reset_keys is None else max(1, total // _whole(settings.get("episodes"), total))
-
-
-def _whole(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and 0 < value < 2**31 else otherwise

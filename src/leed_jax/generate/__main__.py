@@ -116,14 +116,15 @@ def _raise_if_nothing(config: Config, outcome: Outcome, folder: Path | None) -> 
 
 async def _generate(
     config: Config, environment: InstructedEnvironment, folder: Path, states_seed: int | None, console: Console
-) -> tuple[Outcome, Spending]:
+) -> tuple[Outcome, Spending | None]:
     meter = meter_for(config, folder / JOURNAL)
     with GenerationProgress(console, config, meter) as progress:
         progress.note(
             f"Asking {model_name(config)} for {config.generate.rounds} rounds of {config.generate.candidates} "
             f"candidates, by {config.llm.provider}."
         )
-        async with connect(config, folder / JOURNAL, meter) as model:
+        remember = config.llm.provider != "replay"
+        async with connect(config, folder / JOURNAL, meter, remember_failures=remember) as model:
             generation = Generation(
                 environment,
                 model,
@@ -131,14 +132,15 @@ async def _generate(
                 config.generate,
                 config.seed,
                 states_seed=states_seed,
-                on_reply=progress.reply,
+                on_reply=lambda outcome: progress.reply(outcome, model.reused),
                 on_note=progress.note,
             )
             outcome = await generate(generation, progress.round)
         if config.llm.provider != "replay":
             told = f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt."
             progress.note(told)
-    return outcome, meter.spent
+    # Recorded replies are told with what they took when they were recorded.
+    return outcome, None if config.llm.provider == "replay" else meter.spent
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from leed_jax.instructions import (
 )
 from leed_jax.llm import ChatRequest, Reply
 
+MAX_PROBLEMS = 100
 CUT_OFF = "The reply was cut off at the greatest length that was allowed; write less."
 
 
@@ -32,7 +33,8 @@ class Candidate:
         round: the round it was asked for in.
         index: the request's place in the round.
         episode: the initial state that it is for; None for all.
-        problems: what was wrong with what the model wrote, a sentence each.
+        problems: what was wrong with what the model wrote, a sentence each; of very many, the first ones and how many
+            more there were.
         validity: the share of its triples that are executable; 0 if there was nothing to read.
         plan: the executable instructions, compiled; None unless every agent has at least one.
         triples: the same as text.
@@ -153,7 +155,9 @@ def _candidate(
     if isinstance(written, InstructionError):
         return dataclasses.replace(empty, problems=(*empty.problems, str(written)))
     checked = validate(vocabulary, written)
-    problems = (*empty.problems, *(str(error) for error in checked.errors))
+    problems = (*empty.problems, *(str(error) for error in checked.errors[:MAX_PROBLEMS]))
+    if len(checked.errors) > MAX_PROBLEMS:
+        problems += (f"{len(checked.errors) - MAX_PROBLEMS} more instructions are not executable.",)
     try:
         plan = compile_plan(vocabulary, checked.instructions, max_instructions)
     except InstructionError as error:

@@ -19,19 +19,23 @@ from leed_jax.llm import (
     Provider,
     Replay,
     RetryPolicy,
+    spender_of,
 )
 
 _REMOTE: dict[str, Provider] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
 
 @contextlib.asynccontextmanager
-async def connect(config: Config, journal: Path, meter: Meter) -> AsyncIterator[Journalled]:
+async def connect(
+    config: Config, journal: Path, meter: Meter, *, remember_failures: bool = False
+) -> AsyncIterator[Journalled]:
     """Give the model that `config.llm` names, ready to be asked, and with every reply kept.
 
     Args:
         config: The configuration.
         journal: Where replies are kept, unless `llm.cache` says where.
         meter: The limits of what is sent.
+        remember_failures: Whether what failed in a closed round fails again, unsent, after an interruption.
 
     Yields:
         The model behind its journal.
@@ -42,7 +46,9 @@ async def connect(config: Config, journal: Path, meter: Meter) -> AsyncIterator[
         RunDirectoryError: The journal cannot be read.
     """
     async with make_model(config, meter) as model:
-        yield Journalled(model, Journal(Path(config.llm.cache).expanduser() if config.llm.cache else journal))
+        spender = spender_of(journal.parent, shared=bool(config.llm.cache)) if remember_failures else ""
+        path = Path(config.llm.cache).expanduser() if config.llm.cache else journal
+        yield Journalled(model, Journal(path), spender, remember_failures=remember_failures)
 
 
 def make_model(config: Config, meter: Meter | None = None) -> ChatClient | LocalModel | Replay:

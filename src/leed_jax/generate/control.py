@@ -36,21 +36,30 @@ class Control:
 
 
 def random_plan_scores(
-    vocabulary: Vocabulary, scorer: Scorer, key: PRNGKeyArray, max_instructions: int, count: int, states: int = 0
+    vocabulary: Vocabulary,
+    scorer: Scorer,
+    key: PRNGKeyArray,
+    *,
+    max_instructions: int,
+    candidates: int,
+    count: int,
+    states: int = 0,
 ) -> Float[np.ndarray, "R M"]:
     """Scores of `count` random valid plans on the selection episodes, a row for each initial state; `key` is consumed.
 
-    Their lengths are limited in turn to 1, 2, ... `max_instructions` per agent, as the model's are.
+    Their lengths are limited in turn as those of a round's candidates are: to 1, 2, ... `max_instructions` per agent,
+    and no further than there are candidates.
 
     Args:
         vocabulary: the environment's words.
         scorer: executes and scores, on the same initial states as the model's plans.
         key: source of the plans.
         max_instructions: the largest number of instructions of an agent.
+        candidates: the number of candidates of a round.
         count: the number of plans.
         states: the number of particular initial states that the scorer has; 0 for one row over all episodes.
     """
-    longest = 1 + np.arange(count) % max_instructions
+    longest = 1 + (np.arange(count) % candidates) % max_instructions
     plans = _random_plans(vocabulary, jax.random.split(key, count), max_instructions, longest)
     if not states:
         return scorer.scores(plans)[None]
@@ -68,7 +77,8 @@ def best_of(pool: Float[np.ndarray, "R M"], counts: Int[np.ndarray, "R"], fallba
 
     There is a row for each initial state that has a plan of its own; what is told is the mean over rows. With F a
     row's distribution, the best of n is at most x with probability F(x)^n. The standard error of the mean is that of
-    bootstrap samples of the pool. The quantiles are those of stratified draws.
+    bootstrap samples of the plans; a plan is scored in every row, so that rows are wrong together. The quantiles are
+    those of stratified draws.
 
     Args:
         pool: the scores.
@@ -76,8 +86,9 @@ def best_of(pool: Float[np.ndarray, "R M"], counts: Int[np.ndarray, "R"], fallba
         fallback: what a row comes to that has no plan, as its count is 0.
     """
     random = np.random.default_rng(0)
-    rows = len(pool)
-    mean, variance, draws = 0.0, 0.0, np.zeros(_DRAWS)
+    rows, plans = pool.shape
+    mean, means, draws = 0.0, np.zeros(_BOOTSTRAP_SAMPLES), np.zeros(_DRAWS)
+    samples: Int[np.ndarray, "B R"] | None = None
     uniform = (np.arange(_DRAWS) + 0.5) / _DRAWS
     for scores, count, instead in zip(pool, counts, fallback, strict=True):
         if count == 0:
@@ -86,9 +97,11 @@ def best_of(pool: Float[np.ndarray, "R M"], counts: Int[np.ndarray, "R"], fallba
         ordered = np.sort(scores)
         below = (np.arange(len(ordered) + 1) / len(ordered)) ** count
         mean += float(np.sum(ordered * np.diff(below))) / rows
-        resampled = np.sort(random.choice(scores, (_BOOTSTRAP_SAMPLES, len(scores))), axis=-1)
-        variance += float(np.var(resampled @ np.diff(below))) / rows**2
+        # One choice of plans for all rows; it is drawn for each, as the quantiles of recorded sets are what follows it.
+        drawn = random.integers(0, plans, (_BOOTSTRAP_SAMPLES, plans))
+        samples = drawn if samples is None else samples
+        means += np.sort(scores[samples], axis=-1) @ np.diff(below) / rows
         place = np.minimum(np.searchsorted(below[1:], random.permutation(uniform)), len(ordered) - 1)
         draws += ordered[place] / rows
     low, high = np.quantile(draws, [0.025, 0.975]).tolist()
-    return Control(int(np.max(counts)), float(mean), float(np.sqrt(variance)), low, high)
+    return Control(int(np.max(counts)), float(mean), float(np.std(means)), low, high)

@@ -7,6 +7,7 @@ these states, and nothing about others.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class PerEpisode:
 
     def _describe(self, describer: DescribesStates) -> list[str]:
         reset = jax.jit(jax.vmap(lambda key: self._task.environment.reset(key)[0]))
-        states = reset(self._initial)
+        states = jax.tree.map(_as_numpy, reset(self._initial))
         return [describer.describe_state(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(self.states)]
 
     @functools.cached_property
@@ -134,3 +135,8 @@ class PerEpisode:
         states = [c.episode for c in kept if c.episode is not None]
         scorer = self._scorer(self._task.keys.report, self._task.settings.report_episodes, self.states)
         return [result.by_agent for result in scorer.results(stack_plans(plans), states)]
+
+
+def _as_numpy(leaf: jax.Array) -> Any:
+    """A leaf as `DescribesStates` promises it; keys have no such form, and stay."""
+    return leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)

@@ -23,7 +23,7 @@ from leed_jax.generate.kinds import Keys, Kind, Task
 from leed_jax.generate.relational import Relational
 from leed_jax.generate.template import load_template
 from leed_jax.instructions import InstructedEnvironment, Triple
-from leed_jax.llm import ChatModel, Reply, Usage, complete_all
+from leed_jax.llm import ChatModel, Journalled, Reply, Usage, complete_all
 
 OnReply = Callable[[Reply | LLMError], None]
 
@@ -106,6 +106,11 @@ class Outcome:
         return tuple(c for attempt in self.attempts for c in attempt.candidates)
 
     @property
+    def usage(self) -> Usage:
+        """The tokens behind the replies, whoever paid for them and when."""
+        return sum((attempt.reply.usage for attempt in self.attempts if attempt.reply is not None), Usage())
+
+    @property
     def report_return(self) -> float | None:
         """The best plan's return in the fresh episodes; with kind=episodes, the mean over the kept plans."""
         if not self.kept:
@@ -163,7 +168,7 @@ class Generation:
         )
         self._pool: Float[np.ndarray, "R M"] | None = None
         self._with_control = with_control
-        self._over_budget: str | None = None
+        self._ended: str | None = None
         self.rounds: list[Round] = []
         self.attempts: list[Attempt] = []
         # Round 0 is what was there before.
@@ -190,8 +195,8 @@ class Generation:
     def stopped(self) -> str | None:
         """Why there should be no further round, or None."""
         settings, rounds = self._task.settings, self.rounds
-        if self._over_budget is not None:
-            return self._over_budget
+        if self._ended is not None:
+            return self._ended
         if len(rounds) >= settings.rounds:
             return f"All {settings.rounds} rounds are done."
         values = [self._value_before, *(r.best_so_far for r in rounds)]
@@ -232,15 +237,22 @@ class Generation:
         outcomes = await complete_all(
             self._model, requests, self._task.llm.concurrency, lambda _, outcome: self._on_reply(outcome)
         )
+        if isinstance(self._model, Journalled):
+            # Later prompts are made of these outcomes; after an interruption they must be the same again.
+            self._model.close_round(requests, outcomes)
         refused = next((outcome for outcome in outcomes if isinstance(outcome, BudgetError)), None)
         if refused is not None:
-            self._over_budget = str(refused)
+            self._ended = str(refused)
         return outcomes
 
     def _raise_if_none_answered(self, outcomes: Sequence[Reply | LLMError]) -> None:
         errors = [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         if len(errors) == len(outcomes):
             raise next((error for error in errors if isinstance(error, BudgetError)), errors[0])
+
+    def end(self, error: LLMError) -> None:
+        """Have no further round, because the last one ended in this error; what was found before stays."""
+        self._ended = self._ended or f"It ended in round {self._next}, no request of which got a reply: {error}"
 
     def kept(self) -> list[Candidate]:
         """The best plans so far, best first: those that behave differently, or one for each initial state."""
@@ -277,9 +289,10 @@ class Generation:
                 task.environment.vocabulary,
                 kind.scorer,
                 task.keys.control,
-                task.settings.max_instructions,
-                task.settings.control_plans,
-                kind.states,
+                max_instructions=task.settings.max_instructions,
+                candidates=task.settings.candidates,
+                count=task.settings.control_plans,
+                states=kind.states,
             )
         asked = [c for a in self.attempts if a.sent and a.request is not None for c in a.candidates]
         return best_of(self._pool, kind.asked(asked), np.array([baseline.score for baseline in kind.baselines]))
@@ -308,19 +321,22 @@ class Generation:
 
 
 async def generate(generation: Generation, on_round: Callable[[Round], None] = lambda _: None) -> Outcome:
-    """Go on round by round until all are done, no better plan comes, or a cap is reached.
+    """Go on round by round until all are done, no better plan comes, a cap is reached, or a round gets no reply.
+
+    The first round must get one; from then on what was found, and paid for, is worth more than an error.
 
     Args:
         generation: what to go on with.
         on_round: called after each round.
 
     Raises:
-        LLMError: no request of a round got a reply; BudgetError if that was so in the first round, for a cap.
+        LLMError: no request of the first round got a reply; BudgetError if that was for a cap.
     """
     while generation.stopped is None:
         try:
             on_round(await generation.round())
-        except BudgetError:
+        except LLMError as error:
             if not generation.rounds:
                 raise
+            generation.end(error)
     return generation.outcome()

@@ -33,6 +33,7 @@ class GenerationProgress:
         self._started = time.monotonic()
         self.done = 0
         self.failed = 0
+        self.reused = 0
 
     def __enter__(self) -> "GenerationProgress":
         """Take over a line of the terminal, if there is one."""
@@ -52,9 +53,15 @@ class GenerationProgress:
         if self._progress is not None:
             self._progress.stop()
 
-    def reply(self, outcome: Reply | LLMError) -> None:
-        """Count one outcome."""
+    def reply(self, outcome: Reply | LLMError, reused: int = 0) -> None:
+        """Count one outcome.
+
+        Args:
+            outcome: the outcome.
+            reused: how many so far came from a journal, at once, and say nothing about the time that the rest takes.
+        """
         self.done += 1
+        self.reused = reused
         self.failed += isinstance(outcome, LLMError)
         if self._progress is not None:
             self._progress.update(self._task, description=self.line(), completed=self.done)
@@ -81,7 +88,7 @@ class GenerationProgress:
             parts += [f"{spent.calls} calls", f"{short(tokens)} tokens"]
         if limits.prompt_price + limits.completion_price > 0:
             parts.append(f"cost {spent.cost:.4g}")
-        if self.done:
-            each = (time.monotonic() - self._started) / self.done
+        if self.done > self.reused:
+            each = (time.monotonic() - self._started) / (self.done - self.reused)
             parts.append(f"{clock(each * max(0, self._total - self.done))} left")
         return ", ".join(parts)

@@ -29,7 +29,7 @@ from leed_jax.generate.connect import model_name, transcript_path
 from leed_jax.generate.loop import Kept, Outcome
 from leed_jax.generate.template import packaged_names
 from leed_jax.instructions import InstructedEnvironment, PrimitiveInstructions, Trajectory, stack_plans
-from leed_jax.llm import Journal, Limits, Meter, Spending, Usage, resumed_meter
+from leed_jax.llm import Journal, Limits, Meter, Spending, resumed_meter, spender_of
 from leed_jax.version import __version__
 
 PLOT = "rounds.png"
@@ -113,7 +113,7 @@ def meter_for(config: Config, journal: Path) -> Meter:
     Args:
         config: the configuration.
         journal: the journal in the folder of the generation, or of the run that it belongs to. The count is kept in it,
-            or in `llm.cache` where that is set, on the account of that folder.
+            so that it moves with the folder, or in `llm.cache` where that is set, on the account of that folder.
 
     Raises:
         ConfigurationError: a limit is out of range.
@@ -121,7 +121,8 @@ def meter_for(config: Config, journal: Path) -> Meter:
     """
     values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
     path = Path(config.llm.cache).expanduser() if config.llm.cache else journal
-    return resumed_meter(Limits(**values), Journal(path), str(journal.parent.resolve()))
+    spender = spender_of(journal.parent, shared=bool(config.llm.cache))
+    return resumed_meter(Limits(**values), Journal(path), spender)
 
 
 def recorded_settings(config: Config) -> tuple[Config, int | None]:
@@ -168,7 +169,7 @@ def write_set(
         config: what it was made with.
         environment: what it was made for.
         outcome: what came of it.
-        spent: what it cost; None to count the replies.
+        spent: what was paid for it; None to count the replies.
     """
     recorded = _recorded(config, environment, outcome)
     transcript = "".join(
@@ -181,11 +182,14 @@ def write_set(
 
 
 def spending(outcome: Outcome, spent: Spending | None) -> Spending:
-    """What a generation cost: as it was counted on the way, or as its replies say where nothing was."""
-    if spent is not None and spent.calls:
+    """What was paid for a generation: as it was counted on the way, or else what its replies took when they were sent.
+
+    Replies from a cache cost nothing now; what they took is in `outcome.usage`.
+    """
+    if spent is not None:
         return spent
     replies = [attempt.reply for attempt in outcome.attempts if attempt.reply is not None]
-    return Spending(len(replies), sum((reply.usage for reply in replies), Usage()))
+    return Spending(len(replies), outcome.usage)
 
 
 def _recorded(config: Config, environment: InstructedEnvironment, outcome: Outcome) -> Trajectory | None:

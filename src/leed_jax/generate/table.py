@@ -10,6 +10,7 @@ from leed_jax.config import Config
 from leed_jax.generate.loop import Outcome, Round
 from leed_jax.instructions import InstructedEnvironment, written
 from leed_jax.llm import Spending
+from leed_jax.report.progress import short
 
 _THOUSAND = 1000
 
@@ -20,7 +21,10 @@ def print_table(console: Console, outcome: Outcome) -> None:
         title="Plans by round, with their returns per agent",
         title_justify="left",
         box=SIMPLE_HEAD,
+        # With these, returns of thousands fit into 80 columns.
         padding=(0, 0, 0, 1),
+        show_edge=False,
+        pad_edge=False,
     )
     headings = ("round", "replies", "plans", "valid", "mean", "best", "so far", "control", "tokens")
     for heading in headings:
@@ -29,7 +33,7 @@ def print_table(console: Console, outcome: Outcome) -> None:
         control = None if r.control is None else r.control.mean
         returns = (r.mean_return, r.best_return, r.best_so_far, control)
         counts = (str(r.index + 1), f"{r.replies}/{r.requests}", f"{r.executable}/{r.candidates}", f"{r.validity:.0%}")
-        table.add_row(*counts, *map(_figure, returns), str(r.prompt_tokens + r.completion_tokens))
+        table.add_row(*counts, *map(_figure, returns), _count(r.prompt_tokens + r.completion_tokens))
     console.print(table)
     for line in _legend(outcome):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -54,7 +58,7 @@ def summary_lines(
         config: what it was made with.
         environment: what it was made for.
         outcome: what came of it.
-        spent: what it cost.
+        spent: what was paid for it.
         seconds: how long it took.
     """
     lines = [outcome.stopped, f"Random actions: {outcome.random_return:.2f} per agent.", *_against_control(outcome)]
@@ -95,17 +99,22 @@ def _cost(
     config: Config, environment: InstructedEnvironment, outcome: Outcome, spent: Spending, seconds: float
 ) -> list[str]:
     usage = spent.usage
-    total = usage.prompt_tokens + usage.completion_tokens
+    behind = outcome.usage
     priced = config.llm.prompt_price + config.llm.completion_price > 0
     cost = f", cost {spent.cost:.4g}" if priced else ""
     lines = [
         f"{spent.calls} calls, {usage.prompt_tokens} tokens read and {usage.completion_tokens} written{cost}, "
         f"{seconds:.0f} s."
     ]
-    steps = config.generate.recorded_episodes * environment.max_steps if outcome.kept else 0
-    if steps:
+    if behind != usage:
         lines.append(
-            f"{total / steps * _THOUSAND:.0f} tokens per thousand demonstration steps ({steps} steps of the "
+            f"That is what was paid. The replies, wherever they came from, took {behind.prompt_tokens} tokens read and "
+            f"{behind.completion_tokens} written."
+        )
+    steps = config.generate.recorded_episodes * environment.max_steps if outcome.kept else 0
+    if steps and behind.total:
+        lines.append(
+            f"{behind.total / steps * _THOUSAND:.0f} tokens per thousand demonstration steps ({steps} steps of the "
             "environment recorded; executing the plans again gives more at no cost)."
         )
     return lines
@@ -124,6 +133,10 @@ def round_line(config: Config, r: Round) -> str:
         f"round {r.index + 1}/{config.generate.rounds}: {r.executable} of {r.candidates} plans executable, "
         f"best so far {'none yet' if r.best_so_far is None else f'{r.best_so_far:.2f}'} per agent"
     )
+
+
+def _count(tokens: int) -> str:
+    return str(tokens) if tokens < 100 * _THOUSAND else short(tokens)
 
 
 def _figure(value: float | None) -> str:

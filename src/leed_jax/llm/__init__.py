@@ -9,10 +9,11 @@
 What a model writes is data: it is parsed elsewhere, and never evaluated.
 """
 
+from leed_jax.llm.account import OWN_ACCOUNT, account_id, resumed_meter, spender_of
 from leed_jax.llm.anthropic import Anthropic
 from leed_jax.llm.batch import complete_all
 from leed_jax.llm.client import ChatClient, OpenAICompatible
-from leed_jax.llm.journal import Journal, resumed_meter
+from leed_jax.llm.journal import Journal
 from leed_jax.llm.journalled import Journalled
 from leed_jax.llm.limits import Limits, Meter, Spending, Ticket
 from leed_jax.llm.local import LocalModel
@@ -23,6 +24,7 @@ from leed_jax.llm.replay import Replay
 from leed_jax.llm.retry import RetryPolicy
 
 __all__ = [
+    "OWN_ACCOUNT",
     "Anthropic",
     "ChatClient",
     "ChatModel",
@@ -42,7 +44,9 @@ __all__ = [
     "Spending",
     "Ticket",
     "Usage",
+    "account_id",
     "complete_all",
     "request_key",
     "resumed_meter",
+    "spender_of",
 ]

@@ -20,7 +20,7 @@ from leed_jax.llm.messages import ChatRequest, Reply, Usage
 from leed_jax.llm.openai import OpenAI
 from leed_jax.llm.provider import Provider
 from leed_jax.llm.retry import AttemptError, Backoff, FailureKind, RetryPolicy, is_transient, retry_after
-from leed_jax.llm.structured import Ladder, keeps_to, refuses_rung
+from leed_jax.llm.structured import Ladder, is_cut, keeps_to, refuses_rung
 from leed_jax.llm.wire import refusal_mend
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
@@ -239,7 +239,7 @@ class ChatClient:
         """Note what a reply shows about its rung. It is returned however it is: it was paid for."""
         self._ladder.accepted(rung)
         sent = self.provider.schema_sent(request.response_schema or {}, rung)
-        if reply.finish_reason == "stop" and not keeps_to(reply.text, rung, sent):
+        if not is_cut(reply, request.max_tokens) and not keeps_to(reply.text, rung, sent):
             self._ladder.ignored(rung)
         return replace(reply, response_format=rung)
 

@@ -12,6 +12,11 @@ EXCERPT_CHARACTERS = 200
 # What the HTTP library writes to; at the finest level, that holds the headers of answers.
 _LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What the keys of well-known services begin with; a digit or a capital after that is no part of a word.
+_KEY = re.compile(
+    r"(?:sk|pk|rk|gsk|hf|r8|xai|nvapi|pplx|fw|tgp|csk|gh[pousr]|glpat|github_pat)_(?=.*[A-Z0-9])\w{4}|AIza"
+)
+_SHORTEST_KEY_LIKE = 20
 # Local servers are often given keys like "none" or "EMPTY", which may well occur in an answer's prose.
 _SHORTEST_REAL_KEY = 16
 
@@ -47,13 +52,20 @@ def check_variable_name(name: str | None) -> None:
     """Refuse what cannot be the name of an environment variable; None and an empty text name none.
 
     Raises:
-        ConfigurationError: It is not one. The message does not repeat it: it may be the key, put in the wrong place.
+        ConfigurationError: It is not one, or it is unset and looks like a key. The message does not repeat it: it may
+            be the key, put in the wrong place.
     """
-    if name and not _VARIABLE_NAME.fullmatch(name):
+    if name and (not _VARIABLE_NAME.fullmatch(name) or (name not in os.environ and _looks_like_key(name))):
         raise ConfigurationError(
             "llm.api_key_env is not the name of an environment variable (letters, digits and underscores); put the "
             "key itself in an environment variable such as OPENAI_API_KEY, and that variable's name here."
         )
+
+
+def _looks_like_key(name: str) -> bool:
+    # The names of variables are in capitals as a rule, and short where they are not, such as "gpt4_key".
+    mixed = any(c.isdigit() for c in name) and any(c.islower() for c in name)
+    return bool(_KEY.match(name)) or (mixed and len(name) >= _SHORTEST_KEY_LIKE)
 
 
 def read_key(name: str | None) -> Secret:

@@ -2,19 +2,18 @@
 
 import asyncio
 import contextlib
-import json
+import errno
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.errors import RunDirectoryError
 from leed_jax.llm.claims import NO_LOCKS, Claims
-from leed_jax.llm.limits import Limits, Meter, Spending
+from leed_jax.llm.entries import Entry, read_entry, written
+from leed_jax.llm.limits import Spending
 from leed_jax.llm.messages import Reply, Usage
 
 if sys.platform != "win32":
@@ -22,18 +21,29 @@ if sys.platform != "win32":
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
+# Says that the line before it may have been cut short.
+_CUT = b'{"cut":true}\n'
 
 
 class Journal:
-    """An append-only file of replies and of what was spent, one JSON object a line.
+    """An append-only file of replies, of failures and of what was spent, one JSON object a line.
 
-    A line is either a reply, `{"key": ..., "reply": {...}}`, with the name of its `spender` if it has one, or a change
-    of what a spender has spent, `{"spender": ..., "calls": ..., "prompt_tokens": ..., "completion_tokens": ...}`.
+    A line is one of these:
+
+    - a reply, `{"key": ..., "reply": {...}}`, with the name of its `spender` if it has one;
+    - a change of what a spender has spent,
+      `{"spender": ..., "calls": ..., "prompt_tokens": ..., "completion_tokens": ...}`;
+    - the failures of a round that a spender has closed, `{"spender": ..., "closed": {KEY: ERROR}}`, or null in place of
+      them to forget all so far.
 
     A reply is on disk (`fsync`) before `record` returns, so that neither a crash nor `kill -9` makes it necessary to
     ask for it again. A last line that such an end cut short is passed over, and removed by the next one to write.
     Several processes may share a file where the file system has locks; each sees the others' replies. The first reply
-    to a request stands. In memory there is only where each reply is.
+    to a request stands. In memory there is only where each reply is, and the failures.
+
+    On Windows, and where the file system has no locks, half a line may be one that somebody is about to finish. So it
+    is left where it is: the next to write ends it, and puts the line `{"cut":true}` behind it. Before such a line, and
+    nowhere else, a line that cannot be read is passed over.
 
     The calls block for the length of an `fsync`, on purpose: they cannot be cancelled half way.
 
@@ -50,6 +60,7 @@ class Journal:
         self._places: dict[str, tuple[int, int]] = {}  # offset and length of the line
         self._charged: dict[str, Spending] = {}
         self._replied: dict[str, Spending] = {}
+        self._failures: dict[str, dict[str, str]] = {}
         self._end = 0  # behind the last whole line read
         self._lines = 0
         self._mutex = threading.Lock()
@@ -91,10 +102,57 @@ class Journal:
             RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
         """
         line = {"key": key, "reply": reply.to_dict(), **({"spender": spender} if spender else {})}
-        with self._writing() as descriptor:
+        with self._writing() as (descriptor, locked):
             if key not in self._places:
-                self._append(descriptor, line, synced=True)
+                self._append(descriptor, line, synced=True, locked=locked)
             return self._stored(key)
+
+    def close_round(self, spender: str, failures: Mapping[str, str]) -> None:
+        """Note which requests failed for good in a round whose outcomes are about to be used.
+
+        What comes after a round depends on which of its requests failed. To go on with the same requests after an
+        interruption, a spender asks `failure` first, and does not send those again. Only a round in which something
+        was answered should be closed: if everything failed, trying again is what a restart is for.
+
+        It is on disk before this returns. Without failures, nothing is written.
+
+        Args:
+            spender: Who closes it; nobody else sees it.
+            failures: The errors, by the `request_key` of the requests.
+
+        Raises:
+            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
+        """
+        with self._writing() as (descriptor, locked):
+            known = self._failures.get(spender, {})
+            fresh = {key: error for key, error in failures.items() if key not in known}
+            if fresh:
+                self._append(descriptor, {"spender": spender, "closed": fresh}, synced=True, locked=locked)
+
+    def failure(self, key: str, spender: str) -> str | None:
+        """Return the error that a request ended in, in one of the spender's closed rounds; None if in none.
+
+        Args:
+            key: The `request_key` of the request.
+            spender: As given to `close_round`.
+
+        Raises:
+            RunDirectoryError: The file cannot be read any more, or a whole line of it is damaged.
+        """
+        with self._mutex, self._explained("read"):
+            if key not in self._failures.get(spender, {}):
+                self._refresh()
+            return self._failures.get(spender, {}).get(key)
+
+    def forget_failures(self, spender: str) -> None:
+        """Forget the failures of a spender's rounds so far, so that those requests are sent again.
+
+        Raises:
+            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
+        """
+        with self._writing() as (descriptor, locked):
+            if self._failures.get(spender):
+                self._append(descriptor, {"spender": spender, "closed": None}, synced=True, locked=locked)
 
     def charge(self, spender: str, calls: int, usage: Usage) -> None:
         """Note a change of what a spender has spent.
@@ -109,8 +167,9 @@ class Journal:
         Raises:
             RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
         """
-        with self._writing() as descriptor:
-            self._append(descriptor, {"spender": spender, "calls": calls, **usage.to_dict()}, synced=False)
+        line = {"spender": spender, "calls": calls, **usage.to_dict()}
+        with self._writing() as (descriptor, locked):
+            self._append(descriptor, line, synced=False, locked=locked)
 
     def spent(self, spender: str) -> Spending:
         """Return what a spender has spent so far, by all processes together; the cost is left at 0.
@@ -160,19 +219,26 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._claims.take(key)
 
-    def _append(self, descriptor: int, data: dict[str, Any], *, synced: bool) -> None:
-        """Write one line, and wait until it is on disk if asked; on an error, leave the file as it was."""
-        # Whoever wrote half a line is dead: the living hold the lock until their line is whole.
-        os.ftruncate(descriptor, self._end)
-        rest = json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n"
+    def _append(self, descriptor: int, data: Mapping[str, Any], *, synced: bool, locked: bool) -> None:
+        """Write one line, and wait until it is on disk if asked; on an error, leave the file as it was if possible."""
+        rest = written(data)
+        if locked:
+            # Whoever wrote half a line is dead: the living hold the lock until their line is whole.
+            os.ftruncate(descriptor, self._end)
+        elif not _ends_a_line(descriptor):
+            rest = b"\n" + _CUT + rest
         try:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
+                if rest and not locked:
+                    # Others may have written meanwhile, so the rest would not come behind its beginning.
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if synced:
                 os.fsync(descriptor)
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, self._end)
+            if locked:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, self._end)
             raise
         self._refresh()
 
@@ -183,30 +249,46 @@ class Journal:
                 if os.fstat(file.fileno()).st_size < self._end:
                     raise self._altered()
                 file.seek(self._end)
-                for line in file:
-                    if not line.endswith(b"\n"):  # cut short, or still being written
-                        break
-                    self._take_over(line)
+                self._read_on(file)
         except FileNotFoundError:
             if self._end:
                 raise self._altered() from None
 
-    def _take_over(self, line: bytes) -> None:
-        """Note where the reply of one whole line is, and what was spent."""
-        try:
-            entry = _Entry.from_line(line)
-        except _UNREADABLE:
+    def _read_on(self, file: BinaryIO) -> None:
+        unread = b""
+        for line in file:
+            if not line.endswith(b"\n"):  # cut short, or still being written
+                break
+            if line == _CUT:
+                self._end += len(unread)
+                self._lines += bool(unread)
+                unread = b""
+            elif unread:
+                break
+            elif (entry := read_entry(line)) is None:
+                unread = line
+                continue
+            else:
+                self._take_over(entry, len(line))
+            self._end += len(line)
+            self._lines += 1
+        if unread:
             raise RunDirectoryError(
                 f"Line {self._lines + 1} of the journal {self.path} is damaged; restore the file from a copy, or "
                 "delete that line, whose request is then sent again."
-            ) from None
+            )
+
+    def _take_over(self, entry: Entry, length: int) -> None:
+        """Note where the reply of the next line is, what was spent, and what failed."""
         account = self._charged if entry.reply is None else self._replied
         if entry.reply is not None:
-            self._places.setdefault(entry.key, (self._end, len(line)))
+            self._places.setdefault(entry.key, (self._end, length))
         if entry.spender:
             account[entry.spender] = account.get(entry.spender, Spending()) + entry.spending
-        self._end += len(line)
-        self._lines += 1
+        if entry.forgets:
+            self._failures.pop(entry.spender, None)
+        for key, error in entry.failures.items():
+            self._failures.setdefault(entry.spender, {}).setdefault(key, error)
 
     def _stored(self, key: str) -> Reply:
         """Read the reply of a known key."""
@@ -214,10 +296,10 @@ class Journal:
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
-                entry = _Entry.from_line(file.read(length))
-        except (*_UNREADABLE, FileNotFoundError):
+                entry = read_entry(file.read(length))
+        except FileNotFoundError:
             raise self._altered() from None
-        if entry.key != key or entry.reply is None:
+        if entry is None or entry.key != key or entry.reply is None:
             raise self._altered()
         return entry.reply
 
@@ -228,12 +310,16 @@ class Journal:
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[int]:
-        """Open the file for appending, alone among threads and processes, and up to date with what others wrote."""
+    def _writing(self) -> Iterator[tuple[int, bool]]:
+        """Open the file for appending, alone among threads and processes, and up to date with what others wrote.
+
+        Yields:
+            The file, and whether other processes are really kept out.
+        """
         with self._mutex, self._explained("written"), self._opened() as descriptor:
-            _lock(descriptor)
+            locked = _lock(descriptor)
             self._refresh()
-            yield descriptor
+            yield descriptor, locked
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -258,71 +344,25 @@ class Journal:
             ) from error
 
 
-def resumed_meter(limits: Limits, journal: Journal, spender: str) -> Meter:
-    """Return a meter that goes on where this spender was, and notes in the journal all that it lets through.
-
-    What was reserved for attempts on their way when a process was killed stays spent, so that the caps hold over any
-    number of restarts.
-
-    Args:
-        limits: The limits.
-        journal: Where the count is kept.
-        spender: On whose account; runs that share a journal, but not a budget, need different names.
-
-    Raises:
-        ConfigurationError: The name is empty.
-        RunDirectoryError: The journal cannot be read.
-    """
-    if not spender:
-        raise ConfigurationError("The spender of a meter has no name; give it one, such as the name of the run.")
-    return Meter(limits, journal.spent(spender), ledger=partial(journal.charge, spender))
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What one line says."""
-
-    key: str
-    reply: Reply | None
-    spender: str
-    spending: Spending
-
-    @classmethod
-    def from_line(cls, line: bytes) -> "_Entry":
-        """Read a line; what is not one raises any of `_UNREADABLE`."""
-        data = json.loads(line)
-        if "key" in data:
-            reply = Reply.from_dict(data["reply"])
-            return cls(_text(data["key"]), reply, _text(data.get("spender", "")), Spending(1, reply.usage))
-        usage = Usage(_integer(data["prompt_tokens"]), _integer(data["completion_tokens"]))
-        return cls("", None, _text(data["spender"]), Spending(_integer(data["calls"]), usage))
-
-
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigurationError)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not text")
-    return value
-
-
-def _integer(value: object) -> int:
-    # Below 0 too, where a reservation is given back.
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError("not a whole number")
-    return value
-
-
-def _lock(descriptor: int) -> None:
-    """Keep other processes from appending, where there are locks, until the file is closed or the process ends."""
+def _lock(descriptor: int) -> bool:
+    """Keep other processes from appending until the file is closed or the process ends; say whether there are locks."""
     if sys.platform == "win32":
-        return
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+        return False
+    return True
+
+
+def _ends_a_line(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        return True
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return os.read(descriptor, 1) == b"\n"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,13 +7,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from leed_jax.errors import BudgetError, ConfigurationError
 from leed_jax.llm.messages import ChatRequest, Usage, encoded
 
 _MINUTE_S = 60.0
 _POLL_S = 0.05
-_BYTES_PER_TOKEN = 3
+_BYTES_PER_TOKEN = 3.0
+# In a shorter prompt, the tokens that an endpoint adds around it count for too much.
+_TELLING_BYTES = 300
 _PRICE_UNIT = 1_000_000
 
 
@@ -22,6 +25,7 @@ class Limits:
     """Rates that are waited for, and caps that end the asking; None is no limit.
 
     An attempt is one request sent once: a request that is tried three times takes three of them.
+    Rates are kept by each process for itself, and anew after a restart; caps hold over both with a `resumed_meter`.
 
     Attributes:
         requests_per_minute: Attempts in any minute, at most.
@@ -86,24 +90,33 @@ class Spending:
         return Spending(self.calls + other.calls, self.usage + other.usage, self.cost + other.cost)
 
 
-def estimated_usage(request: ChatRequest) -> Usage:
+def estimated_usage(request: ChatRequest, bytes_per_token: float = _BYTES_PER_TOKEN) -> Usage:
     """Return the tokens that a request takes at most, more or less, before any tokenizer has seen it.
 
-    A token is taken to be three bytes of the prompt, which is on the safe side for English and code and about right
-    for scripts with more bytes to a character. The schema counts as part of the prompt, as endpoints put it there, and
-    the answer is taken to be as long as it may be.
+    The schema counts as part of the prompt, as endpoints put it there, and the answer is taken to be as long as it may
+    be.
+
+    Args:
+        request: The request.
+        bytes_per_token: Bytes of the prompt that make a token. Three are on the safe side for English and code and
+            about right for scripts with more bytes to a character; where there are many figures it may be fewer.
     """
+    return Usage(math.ceil(_prompt_bytes(request) / bytes_per_token), request.max_tokens)
+
+
+def _prompt_bytes(request: ChatRequest) -> int:
     size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
     if request.response_schema is not None:
         size += len(encoded(request.to_dict()["response_schema"], sort_keys=False))
-    return Usage(math.ceil(size / _BYTES_PER_TOKEN), request.max_tokens)
+    return size
 
 
 class Ticket:
     """The right to send one attempt. Exactly one of the two methods is called, or none; a second call is an error."""
 
-    def __init__(self, close: Callable[[Usage], None], reserved: Usage) -> None:
+    def __init__(self, close: Callable[[Usage], None], reserved: Usage, learn: Callable[[int], None]) -> None:
         self._close = close
+        self._learn = learn
         self._reserved = reserved
         self._open = True
 
@@ -111,9 +124,13 @@ class Ticket:
         """Replace the reservation by the tokens that an answer took.
 
         Args:
-            usage: The endpoint's own count. No tokens at all means that it does not count; the reservation stands then.
+            usage: The endpoint's own count. No tokens read, or none written, means that it does not count those; what
+                was reserved for them stands then.
         """
-        self._end(usage if usage != Usage() else self._reserved)
+        prompt = usage.prompt_tokens or self._reserved.prompt_tokens
+        completion = usage.completion_tokens or self._reserved.completion_tokens
+        self._end(Usage(prompt, completion))
+        self._learn(usage.prompt_tokens)
 
     def refused(self) -> None:
         """Give the reservation back: there was no connection, or an error status, and nothing was read or written."""
@@ -135,7 +152,10 @@ class Meter:
     """Lets attempts through as the limits allow, and counts what they take.
 
     One meter belongs to one event loop at a time, and knows only the attempts that go through it: rates are kept by
-    each process for itself. Requests are let through in the order in which they came.
+    each process for itself, and anew after a restart. Requests are let through in the order in which they came.
+
+    What is reserved for a prompt is computed from its bytes. Where the endpoint counts more tokens to the same bytes,
+    the meter takes that for all requests after it.
 
     Args:
         limits: The limits.
@@ -159,6 +179,7 @@ class Meter:
         self.limits = limits
         before = spent or Spending()
         self._calls, self._usage, self._reserved = before.calls, before.usage, Usage()
+        self._bytes_per_token = _BYTES_PER_TOKEN
         self._ledger = ledger
         self._clock, self._sleep = clock, sleep
         self._requests = _Window.per_minute(limits.requests_per_minute)
@@ -191,7 +212,7 @@ class Meter:
             BudgetError: A cap leaves no room for it, or it alone is more than `tokens_per_minute`.
             RunDirectoryError: The ledger cannot be written.
         """
-        estimate = estimated_usage(request)
+        estimate = estimated_usage(request, self._bytes_per_token)
         self._check(estimate)
         # Taken before the wait: whoever comes later must see that this room is gone.
         self._calls += 1
@@ -210,11 +231,16 @@ class Meter:
             self._tokens.correct(slot, usage.total)
             self._note(0, usage - estimate)
 
-        ticket = Ticket(close, estimate)
+        ticket = Ticket(close, estimate, partial(self._learn, _prompt_bytes(request)))
         try:
             yield ticket
         finally:
             ticket.leave()
+
+    def _learn(self, size: int, tokens: int) -> None:
+        """Take over an endpoint's count of a prompt's tokens where it is more than was expected."""
+        if size >= _TELLING_BYTES and tokens:
+            self._bytes_per_token = max(1.0, min(self._bytes_per_token, size / tokens))
 
     def _check(self, estimate: Usage) -> None:
         limits, tokens = self.limits, estimate.total

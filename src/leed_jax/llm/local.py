@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -21,6 +22,7 @@ from leed_jax.llm.openai import OpenAI
 from leed_jax.llm.retry import RetryPolicy
 
 _MAGIC = b"GGUF"
+_BLOCK = 2**20
 _READY_S = 60.0
 _END_S = 3.0
 _POLL_S = 0.05
@@ -58,7 +60,7 @@ class LocalModel:
         meter: Meter | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
-        self._bytes = _checked_size(self.path)
+        self._file = _identified(self.path)
         if importlib.util.find_spec("xllamacpp") is None:
             raise ConfigurationError("llm=local needs the package xllamacpp; run: pip install 'leed-jax[local]'.")
         self._slots, self._context, self._threads = slots, context, threads or os.cpu_count() or 1
@@ -75,8 +77,12 @@ class LocalModel:
 
     @property
     def identity(self) -> str:
-        """The file's name and size, which stand for its content, and the response format."""
-        return f"local {self.path.stem} bytes={self._bytes} response_format={self.response_format}"
+        """The file's name, its size and a hash of parts of it, which stand for its content; and the settings.
+
+        The context is one of them: it decides where a long conversation is cut.
+        """
+        settings = f"context={self._context} response_format={self.response_format}"
+        return f"local {self.path.stem} {self._file} {settings}"
 
     @property
     def response_format_now(self) -> str:
@@ -210,17 +216,26 @@ def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
     return xllamacpp.Server(parameters)
 
 
-def _checked_size(path: Path) -> int:
+def _identified(path: Path) -> str:
+    """Return the size of a file, and a hash of its beginning, middle and end.
+
+    The beginning holds the architecture, the vocabulary and the chat template. Two models that were trained on from
+    the same one differ everywhere in their weights. To read all of a file would take many seconds.
+    """
     try:
         with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
             size = os.fstat(file.fileno()).st_size
+            magic = file.read(len(_MAGIC))
+            digest = hashlib.sha256()
+            for place in (0, size // 2, max(0, size - _BLOCK)):
+                file.seek(place)
+                digest.update(file.read(_BLOCK))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise ConfigurationError(f"llm.path={path} cannot be read ({reason}); set it to a GGUF file.") from None
     if magic != _MAGIC:
         raise ConfigurationError(f"llm.path={path} is not a GGUF file; llm=local takes that format alone.")
-    return size
+    return f"bytes={size} sha256={digest.hexdigest()[:16]}"
 
 
 def _unloadable(path: Path, error: Exception) -> ConfigurationError:

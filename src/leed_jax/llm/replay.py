@@ -8,12 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from leed_jax.errors import ConfigurationError, ReplayError
+from leed_jax.errors import BudgetError, ConfigurationError, ReplayError
 from leed_jax.llm.messages import ChatRequest, Reply, request_key
 
 _MEND = "Ask a model for it with llm=openai, llm=anthropic or llm=local, or replay the settings that were recorded."
 _LARGEST = 2**30
+_KEPT_BACK = "The recorded request was not sent, because a limit of calls, tokens or money was reached."
 _log = logging.getLogger(__name__)
+
+
+# A reply; None for a request that failed; what the cap said of one that it kept back.
+_Recorded = Reply | str | None
 
 
 class Replay:
@@ -25,7 +30,8 @@ class Replay:
 
     Args:
         transcript: A file of JSON lines, each with a `request` and a `reply` (null where there was none), such as the
-            `transcript.jsonl` of a demonstration set.
+            `transcript.jsonl` of a demonstration set. A line without a reply that says `"sent": false` is a request
+            that a cap kept back.
 
     Raises:
         ConfigurationError: The file cannot be read, or holds anything else.
@@ -41,8 +47,8 @@ class Replay:
         self.inexact = 0
         content = _content(self.path)
         self._hash = hashlib.sha256(content).hexdigest()
-        self._exact: dict[str, Reply | None] = {}
-        self._similar: dict[tuple[Any, ...], list[Reply | None]] = {}
+        self._exact: dict[str, _Recorded] = {}
+        self._similar: dict[tuple[Any, ...], list[_Recorded]] = {}
         for number, line in enumerate(content.splitlines(), start=1):
             recorded = self._recorded(number, line) if line.strip() else None
             if recorded is not None:
@@ -75,18 +81,22 @@ class Replay:
             request: What to ask.
 
         Raises:
+            BudgetError: A cap kept it back when it was recorded. It is told again, so that whoever stopped there then
+                stops there now.
             ReplayError: No such request was recorded, or it got no reply then.
         """
         key = _key(request)
         exact = key in self._exact
         reply = self._exact[key] if exact else self._only_similar(request)
+        if isinstance(reply, str):
+            raise BudgetError(reply)
         if reply is None:
             raise ReplayError(f"A request (seed {request.seed}) got no reply when {self.path} was recorded. {_MEND}")
         self.replayed += 1
         self.inexact += not exact
         return reply
 
-    def _only_similar(self, request: ChatRequest) -> Reply | None:
+    def _only_similar(self, request: ChatRequest) -> _Recorded:
         found = self._similar.get(_sampling(request), [])
         if len(found) == 1:
             return found[0]
@@ -97,18 +107,18 @@ class Replay:
             f"there is {what}. {_MEND}"
         )
 
-    def _add(self, request: ChatRequest, reply: Reply | None) -> None:
+    def _add(self, request: ChatRequest, reply: _Recorded) -> None:
         key = _key(request)
         if key not in self._exact:
             self._exact[key] = reply
             self._similar.setdefault(_sampling(request), []).append(reply)
-        elif self._exact[key] is None and reply is not None:
+        elif not isinstance(earlier := self._exact[key], Reply) and isinstance(reply, Reply):
             # Asked again after a failure.
             self._exact[key] = reply
             similar = self._similar[_sampling(request)]
-            similar[similar.index(None)] = reply
+            similar[similar.index(earlier)] = reply
 
-    def _recorded(self, number: int, line: bytes) -> tuple[ChatRequest, Reply | None] | None:
+    def _recorded(self, number: int, line: bytes) -> tuple[ChatRequest, _Recorded] | None:
         """The request and the reply of a line; None if it tells of a plan that nobody was asked for."""
         try:
             data = json.loads(line)
@@ -120,7 +130,10 @@ class Replay:
             reply = data["reply"]
             if reply is not None and not isinstance(reply, Mapping):
                 raise TypeError("reply")
-            return request, None if reply is None else Reply.from_dict(reply)
+            if reply is not None:
+                return request, Reply.from_dict(reply)
+            # Not there in transcripts from before it was noted.
+            return request, None if data.get("sent", True) else _told(data.get("error"))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             reason = error if isinstance(error, ConfigurationError) else f"{type(error).__name__}."
             raise ConfigurationError(
@@ -142,6 +155,10 @@ def _content(path: Path) -> bytes:
             f"The transcript {path} cannot be read ({reason}); set llm.path to a demonstration set, or to the "
             "transcript of one."
         ) from None
+
+
+def _told(error: object) -> str:
+    return error if isinstance(error, str) and error else _KEPT_BACK
 
 
 def _key(request: ChatRequest) -> str:

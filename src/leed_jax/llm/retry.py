@@ -1,6 +1,7 @@
 """When a failed attempt is worth another one, and after what wait."""
 
 import math
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,8 @@ class RetryPolicy:
         attempts: Attempts in all, the first one included.
         wait_initial_s: Wait before the second attempt; it doubles from attempt to attempt.
         wait_max_s: Longest of those waits.
-        wait_jitter_s: Upper bound of the random time added to each of them.
+        wait_jitter_s: Upper bound of the random time added to each wait, also to those below, so that requests that
+            failed at one moment do not all come back at one moment.
         connect_attempts: Attempts, of the above, that may end without a connection. Few, because an endpoint that is
             down should be reported at once.
         connect_wait_s: Wait after the first such attempt; it doubles too.
@@ -96,12 +98,19 @@ class Backoff:
     Args:
         policy: How often, and with what waits.
         time_left: Tells the seconds until the bound of the whole request.
+        jitter: Draws a number from an interval; for tests.
     """
 
-    def __init__(self, policy: RetryPolicy, time_left: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        time_left: Callable[[], float],
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._policy = policy
         self._connect_failures = 0
         self._time_left = time_left
+        self._jitter = jitter
 
     def __call__(self, error: BaseException) -> bool | float:
         """Return False to give up, True for the policy's own wait, or the seconds to wait."""
@@ -111,7 +120,11 @@ class Backoff:
         if wait is None:
             return True
         # Waiting only to run into the end of the time would hide the endpoint's own message.
-        return wait if wait <= self._longest_wait() else False
+        if wait > self._longest_wait():
+            return False
+        # stamina adds its jitter to its own waits alone. It comes on top of what was asked for, and leaves some time.
+        spare = (self._time_left() - wait) / 2
+        return wait + self._jitter(0.0, max(0.0, min(self._policy.wait_jitter_s, spare)))
 
     def _connect_wait(self) -> float:
         self._connect_failures += 1

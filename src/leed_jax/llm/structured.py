@@ -10,11 +10,13 @@ import referencing
 import referencing.exceptions
 
 from leed_jax.errors import ConfigurationError
-from leed_jax.llm.messages import Message
+from leed_jax.llm.messages import Message, Reply
 from leed_jax.llm.provider import RUNGS, is_about_length
 from leed_jax.llm.wire import speaks_of_format
 
 RESPONSE_FORMATS = ("auto", *RUNGS)
+# Why an answer ended that was not ended by the model: its form then says nothing. Endpoints agree on few of these.
+_NOT_ENDED = ("length", "max_tokens", "context", "filter", "refusal", "safety", "abort", "cancel", "error", "pause")
 _log = logging.getLogger(__name__)
 
 
@@ -93,6 +95,19 @@ def with_gist(messages: Sequence[Message], schema: Mapping[str, Any]) -> tuple[M
     if last.role != "user":
         return (*messages, Message("user", gist))
     return (*head, Message("user", f"{last.content}\n\n{gist}"))
+
+
+def is_cut(reply: Reply, max_tokens: int) -> bool:
+    """Say whether an answer was ended by something else than the model, such as its length or a filter.
+
+    Any other reason counts as the model's own end, as many endpoints have names of their own for it, or say none.
+
+    Args:
+        reply: The answer.
+        max_tokens: The upper bound of its length.
+    """
+    reason = (reply.finish_reason or "").lower()
+    return any(word in reason for word in _NOT_ENDED) or reply.usage.completion_tokens >= max_tokens
 
 
 def keeps_to(text: str, rung: str, schema: Mapping[str, Any] | None) -> bool:

@@ -1,0 +1,202 @@
+"""`python -m leed_jax.demonstrations verify`: sound sets pass, forged and broken ones do not."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from probes import Line
+from safetensors.numpy import load, save
+from set_folders import (
+    ARRAYS,
+    LINE,
+    TRANSCRIPT,
+    WALK,
+    edit_manifest,
+    put_file,
+    read_json,
+    refused,
+    run,
+    write_line_set,
+    write_walk_set,
+)
+from tiny_run import quick_compilation
+
+from leed_jax.demonstrations import find_set, load_demonstrations, load_verified, read_manifest, recorded_sets
+from leed_jax.environment_class import make_environment
+
+RECORDED, ATTEMPT = "mpe_spread/qwen2.5-coder-1.5b", "mpe_spread/qwen2.5-coder-0.5b"
+
+
+def built_environment(identity: dict[str, Any]) -> Any:
+    return make_environment({"name": identity["name"], **identity["config"]})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture
+def line_set(tmp_path: Path) -> Path:
+    return write_line_set(tmp_path / "set")
+
+
+# --- verify -----------------------------------------------------------------------------------------------------
+
+
+def test_every_recorded_set_can_be_loaded_and_says_what_it_is(capsys: Any) -> None:
+    for name in recorded_sets():
+        manifest = read_manifest(find_set(name))
+        environment = built_environment(manifest["environment"])
+        loaded = load_verified(find_set(name), manifest, environment)
+        assert loaded.manifest["provider"] == "local"
+        assert len(loaded.manifest["rounds"]) > 1
+
+
+def test_recorded_sets_are_what_they_say(capsys: Any) -> None:
+    status, output, errors = run(capsys, "verify", "--quick", RECORDED, ATTEMPT)
+    assert (status, errors) == (0, "")
+    assert output.count("The sha256 of manifest.json and of each file") == 2
+
+
+def forge_return(manifest: dict[str, Any]) -> None:
+    manifest["plans"][0] |= {"report_return_per_agent": -0.58, "report_returns": [-0.58] * 3}
+    manifest["settings"]["report_episodes"] = 1
+
+
+def forge_control(manifest: dict[str, Any]) -> None:
+    for r in manifest["rounds"]:
+        r["control"] |= {"mean": -60.0, "low": -70.0, "high": -50.0}
+
+
+def forge_random(manifest: dict[str, Any]) -> None:
+    manifest["random_return_per_agent"] = -99.0
+
+
+def forge_validity(manifest: dict[str, Any]) -> None:
+    manifest["rounds"][-1]["validity"] = 1.0
+
+
+def forge_count(manifest: dict[str, Any]) -> None:
+    manifest["rounds"][0]["executable"] += 1
+
+
+@pytest.mark.parametrize("forge", [forge_return, forge_control, forge_random, forge_validity, forge_count])
+def test_a_forged_figure_is_found_though_all_hashes_are_right(
+    capsys: Any, tmp_path: Path, forge: Callable[[dict[str, Any]], None]
+) -> None:
+    folder = Path(shutil.copytree(find_set(RECORDED), tmp_path / "set"))
+    manifest = read_json(folder)
+    forge(manifest)
+    changed = ("plans", "rounds", "settings", "random_return_per_agent")
+    edit_manifest(folder, **{name: manifest[name] for name in changed})
+    refused(capsys, "verify", "--quick", folder)
+
+
+def test_forged_replies_are_found_though_all_hashes_are_right(capsys: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(find_set(RECORDED), tmp_path / "set"))
+    lines = [json.loads(line) for line in (folder / TRANSCRIPT).read_text().splitlines()]
+    for line in lines:
+        line["reply"]["text"] = "I have no idea."
+    put_file(folder, TRANSCRIPT, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    refused(capsys, "verify", "--quick", folder)
+
+
+def test_verification_says_what_it_checked(capsys: Any, line_set: Path, tmp_path: Path) -> None:
+    walk = write_walk_set(tmp_path / "walk")
+    status, output, _ = run(capsys, "verify", line_set, LINE)
+    assert status == 0
+    assert "stand in the transcript as here: 2." in output
+    assert "give the recorded episodes: 100.00% of the steps agree" in output
+    assert "what was reported on 1,024 other episodes, too (5 standard errors): 2. There the first one" in output
+    assert output.splitlines()[-1].startswith("  Not verified: that tiny wrote the replies")
+    status, output, _ = run(capsys, "verify", walk, WALK)
+    assert status == 0
+    assert "give the recorded episodes: 100.00%" in output
+    assert "what was reported" not in output
+    assert "returns on fresh episodes that are not told" in output
+
+
+def test_the_first_broken_set_ends_verification(capsys: Any, line_set: Path, tmp_path: Path) -> None:
+    broken = write_line_set(tmp_path / "broken")
+    os.truncate(broken / TRANSCRIPT, 3)
+    status, output, errors = run(capsys, "verify", line_set, broken, line_set, LINE)
+    assert status == 2
+    assert "broken/transcript.jsonl is truncated" in errors
+    assert output.count("100.00%") == 1
+
+
+@pytest.mark.parametrize("name", ["observation", "action", "taken", "reward"])
+def test_arrays_that_the_plans_do_not_give_are_found(capsys: Any, line_set: Path, name: str) -> None:
+    arrays = load((line_set / ARRAYS).read_bytes())
+    changed = arrays[name].copy()
+    changed[1, 2:4] = (changed[1, 2:4] + 1) % 12
+    put_file(line_set, ARRAYS, save({**arrays, name: changed}))
+    load_demonstrations(str(line_set), Line())
+    assert "does not hold what the plans give with seed 3 and noise 0: 96.88%" in refused(
+        capsys, "verify", line_set, LINE
+    )
+
+
+def test_another_seed_or_other_states_are_found(capsys: Any, tmp_path: Path) -> None:
+    walk = write_walk_set(tmp_path / "walk")
+    edit_manifest(walk, states_seed=12)
+    assert "does not hold what the plans give" in refused(capsys, "verify", walk, WALK)
+    noisy = write_line_set(tmp_path / "noisy", noise=1.0)
+    edit_manifest(noisy, recorded={"episodes": 8, "noise": 1.0, "seed": 4})
+    assert "with seed 4 and noise 1" in refused(capsys, "verify", noisy, LINE)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"report_return_per_agent": 15.0, "report_returns": None}, {"report_returns": [20.0, 9.0]}]
+)
+def test_a_return_that_a_plan_does_not_earn_is_found(capsys: Any, line_set: Path, changes: dict[str, Any]) -> None:
+    plans = read_json(line_set)["plans"]
+    edit_manifest(line_set, plans=[{**plans[0], **changes}, plans[1]])
+    message = refused(capsys, "verify", line_set, LINE)
+    assert "plans[0] is reported to earn" in message
+    assert "fresh episodes it earns" in message
+
+
+# --- which code a manifest may run ------------------------------------------------------------------------------
+
+
+def test_a_manifest_does_not_choose_what_is_imported(
+    capsys: Any, line_set: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"num_agents": 2, "max_steps": 8, "marks": 5}
+    for name in ("trap:Line", "leed_jax.envs.trap:../x", "leed_jax.envs:os", "leed_jax.envs.a.b:C", "", ":"):
+        edit_manifest(line_set, environment={"name": name, "config": config})
+        assert "does not come with leed_jax" in refused(capsys, "verify", line_set)
+        assert "name that class" in refused(capsys, "verify", line_set, LINE)
+    edit_manifest(line_set, environment={"name": "leed_jax.envs.trap:Line", "config": config})
+    assert "cannot be built" in refused(capsys, "verify", line_set)
+    spread = "leed_jax.envs.mpe_spread:SimpleSpread"
+    edit_manifest(line_set, environment={"name": spread, "config": {"name": "trap:Line"}})
+    assert "was made for another environment" in refused(capsys, "verify", line_set)
+    edit_manifest(line_set, environment={"name": spread, "config": {"x\x1b": 1}})
+    assert "cannot be built" in refused(capsys, "verify", line_set)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"num_agents": 10**9}, "has num_agents=1000000000"),
+        ({"max_steps": -(10**9)}, "has max_steps=-1000000000"),
+        ({"num_agents": 1001}, "1001 agents, more than 1000"),
+        ({"num_agents": 0}, "cannot be built"),
+        ({"num_landmarks": "many"}, "cannot be built"),
+    ],
+)
+def test_an_environment_without_measure_is_refused(
+    capsys: Any, line_set: Path, config: dict[str, Any], what: str
+) -> None:
+    edit_manifest(line_set, environment={"name": "leed_jax.envs.mpe_spread:SimpleSpread", "config": config})
+    assert what in refused(capsys, "verify", line_set)
