@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from leed_jax.demonstrations import MANIFEST, read_manifest
 
@@ -138,7 +137,8 @@ def draw(path: Path, kinds: Mapping[str, Mapping[str, Sequence[Manifest]]]) -> N
                 axes.plot(places, values, "o-", color=f"C{number}", alpha=0.8, label=model if i == 0 else None)
         draw_control(axes, [manifest["rounds"] for sets in groups.values() for manifest in sets])
         axes.set(xlabel="round", ylabel="best return per agent so far", title=f"{kind} plans")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        longest = max(len(manifest["rounds"]) for sets in groups.values() for manifest in sets)
+        axes.set(xlim=(0.5, longest + 0.5), xticks=range(1, longest + 1))
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     picture.savefig(path, dpi=130)
 
