@@ -55,7 +55,7 @@ def test_every_recorded_set_can_be_loaded_and_says_what_it_is(capsys: Any) -> No
         environment = built_environment(manifest["environment"])
         loaded = load_verified(find_set(name), manifest, environment)
         assert loaded.manifest["provider"] == "local"
-        assert len(loaded.manifest["rounds"]) > 1
+        assert loaded.manifest["rounds"]
 
 
 def test_recorded_sets_are_what_they_say(capsys: Any) -> None:
