@@ -103,6 +103,7 @@ def test_every_key_has_a_meaning_and_every_choice_is_in_it():
     assert all(name in listed["expert.schedule"].meaning for name in SCHEDULES)
     assert all(name in listed["network.activation"].meaning for name in ACTIVATIONS)
     assert all(name in listed["algorithm"].meaning for name in check.ALGORITHMS)
+    assert all(name in listed["expert.source"].meaning for name in check.EXPERT_SOURCES)
     assert all(name in listed["llm.provider"].meaning for name in check.PROVIDERS)
     assert all(name in listed["generate.kind"].meaning for name in check.PLAN_KINDS)
     assert all(name in listed["llm.response_format"].meaning for name in check.RESPONSE_FORMATS)

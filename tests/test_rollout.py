@@ -5,9 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from probes import Choice, Masked, Steady
+import pytest
+from probes import Choice, Line, Masked, Steady
 
 from leed_jax.environment import AutoReset
+from leed_jax.errors import ConfigurationError
+from leed_jax.instructions import compile_triples, stack_plans
 from leed_jax.policy import Policy
 from leed_jax.rollout import all_logits, all_values, collect, start_actors
 
@@ -80,3 +83,80 @@ def test_termination_and_time_limit_are_told_apart() -> None:
         _, _, (rollout,) = gather(Steady(terminates=terminates), 2)
         assert np.all(rollout.episode_over)
         assert np.all(np.asarray(rollout.terminated) == terminates)
+
+
+PLANS = (
+    [[("Walk", 3), ("Walk", 1)], [("Walk", 2), ("Stay", 5)]],
+    [[("Stay", 5)], [("Walk", 1), ("Walk", 3), ("Walk", 0)]],
+)
+
+
+def instructed_by_hand(rollout: Any, marks: int) -> np.ndarray:
+    """What the plans say, step by step and agent by agent, from what was seen."""
+    position = np.asarray(rollout.observation[..., 0], int)
+    steps, envs, agents = position.shape
+    counter = np.zeros((envs, agents), int)
+    found = np.zeros(position.shape, int)
+    for t in range(steps):
+        for e in range(envs):
+            for a in range(agents):
+                plan = PLANS[e % len(PLANS)][a]
+                command, parameter = plan[counter[e, a]]
+                found[t, e, a] = ("Walk", "Stay").index(command) * (marks + 1) + parameter
+                if rollout.episode_over[t, e]:
+                    counter[e, a] = 0
+                elif t + 1 < steps and command == "Walk" and position[t + 1, e, a] == parameter:
+                    counter[e, a] = min(counter[e, a] + 1, len(plan) - 1)
+    return found
+
+
+def test_plans_are_asked_in_the_learners_own_states() -> None:
+    environment = Line()
+    policy, parameters = agents_of(environment)
+    words = environment.vocabulary
+    plans = stack_plans(
+        [
+            compile_triples(
+                words, [(c, words.parameters[p].name, f"agent_{a}") for a in range(2) for c, p in plan[a]], 3
+            )
+            for plan in PLANS
+        ]
+    )
+    actors = start_actors(environment, jax.random.key(1), 5)
+    run = jax.jit(lambda actors, key: collect(AutoReset(environment), policy, parameters, actors, key, 24, plans))
+    _, whole = run(actors, jax.random.key(3))
+    expected = instructed_by_hand(whole, environment.marks)
+    # Learners that act at random come by the marks that end an instruction, and pass them.
+    assert set(np.unique(expected)) == {0, 1, 2, 3, 11}
+    np.testing.assert_array_equal(whole.instructed_action, expected)
+
+
+def test_the_program_counters_outlast_a_rollout() -> None:
+    environment = Line()
+    policy, parameters = agents_of(environment)
+    triples = [("Walk", f"mark_{m}", f"agent_{a}") for a in range(2) for m in (0, 1, 2)]
+    plans = stack_plans([compile_triples(environment.vocabulary, triples, 3)])
+    actors = start_actors(environment, jax.random.key(1), 4)
+    run = jax.jit(lambda actors, key: collect(AutoReset(environment), policy, parameters, actors, key, 1, plans))
+    counters = []
+    for index in range(8):
+        actors, rollout = run(actors, jax.random.key(index))
+        counters.append(np.asarray(actors.counter))
+    assert np.max(counters) == 2
+    # The eighth step ends the episode.
+    assert np.all(counters[-1] == 0)
+    assert np.all(rollout.episode_over)
+
+
+def test_without_plans_nothing_is_asked() -> None:
+    _, _, (rollout,) = gather(Line(), 2)
+    assert rollout.instructed_action is None
+
+
+def test_plans_need_an_environment_that_offers_instructions() -> None:
+    environment = Choice()
+    policy, parameters = agents_of(environment)
+    plans = stack_plans([compile_triples(Line().vocabulary, [("Walk", "mark_1", f"agent_{a}") for a in range(2)], 1)])
+    actors = start_actors(environment, jax.random.key(1), 2)
+    with pytest.raises(ConfigurationError, match="Choice offers no instructions"):
+        collect(AutoReset(environment), policy, parameters, actors, jax.random.key(0), 1, plans)

@@ -267,3 +267,13 @@ def test_a_demonstration_folder_is_recorded_as_an_absolute_path(finished, monkey
 
 def test_wall_clock_fields_are_fields(finished):
     assert set(WALL_CLOCK_FIELDS) < set(rows_of(finished[0].directory)[0])
+
+
+def test_plans_can_be_asked_in_the_learners_own_states(tmp_path):
+    record_walk(tmp_path / "set", DrawnWalk())
+    changes = {"algorithm": "leed", "demonstrations__path": tmp_path / "set", "expert__source": "instructions"}
+    config = compose_config(settings(tmp_path / "run", "DrawnWalk", **changes))
+    outcome = start_run(config, Console(file=io.StringIO()))
+    rows = rows_of(outcome.directory)
+    assert len(rows) == CHUNKS
+    assert all(loss is not None and loss > 0 for row in rows for loss in row["expert_loss"])

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import HYPER, Choice, Nothing, Steady, Traced, at_step
+from probes import HYPER, Choice, Masked, Nothing, Steady, Traced, at_step
 
 from leed_jax.demonstrations.execution import execute_batch, plan_batch
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
-from leed_jax.instructions import Trajectory, random_plan, stack_plans
+from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
 from leed_jax.policy import Policy
 from leed_jax.rollout import Rollout, all_logits, all_values
 from leed_jax.train import (
+    Experts,
     ExpertSamples,
     TrainSettings,
     _agent_batches,
@@ -40,7 +41,7 @@ def learner(environment: Any, settings: TrainSettings = SETTINGS) -> tuple[Polic
     return policy, start, jax.jit(make_train_chunk(environment, policy, settings))
 
 
-def learn(environment: Any, experts: ExpertSamples | None = None, chunks: int = 1, **changes: float) -> tuple[Any, Any]:
+def learn(environment: Any, experts: Experts | None = None, chunks: int = 1, **changes: float) -> tuple[Any, Any]:
     _, start, chunk = learner(environment)
     state = start(jax.random.key(0))
     for _ in range(chunks):
@@ -114,6 +115,28 @@ def test_each_agent_imitates_its_own_expert() -> None:
     assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
     assert np.all(metrics["expert_loss"] < 0.5)
     np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
+
+
+def test_each_agent_imitates_what_its_own_plan_says() -> None:
+    environment = PrimitiveInstructions(Nothing(num_agents=3))
+    triples = [("Act", f"action_{action}", f"agent_{agent}") for agent, action in enumerate([2, 0, 1])]
+    plans = stack_plans([compile_triples(environment.vocabulary, triples, 2)])
+    state, metrics = learn(environment, plans)
+    found = probabilities(environment, state)
+    assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
+    assert np.all(metrics["expert_loss"] < 0.5)
+    np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
+
+
+def test_what_a_plan_says_and_nobody_could_do_says_nothing() -> None:
+    environment = PrimitiveInstructions(Masked())
+    triples = [("Act", "action_0", f"agent_{agent}") for agent in range(2)]
+    plans = stack_plans([compile_triples(environment.vocabulary, triples, 1)])
+    _policy, start, chunk = learner(environment, ONE)
+    state, metrics = chunk(start(jax.random.key(0)), plans, HYPER.replace(expert_weight=1e3))
+    # Only one action at a time is available there: where it is the plan's, it is certain, and elsewhere it is no error.
+    np.testing.assert_allclose(metrics["expert_loss"], 0.0, atol=1e-5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
 
 
 def test_rows_that_are_not_usable_say_nothing() -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from leed_jax.config import Config, DemonstrationsConfig, check_config
+from leed_jax.config import Config, check_config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.environment import Environment
 from leed_jax.environment_class import check_contract, make_environment
@@ -20,7 +20,7 @@ from leed_jax.errors import ConfigurationError, DemonstrationError
 from leed_jax.evaluate import play, policy_chooser
 from leed_jax.policy import Policy, PolicyParameters
 from leed_jax.train import (
-    ExpertSamples,
+    Experts,
     Hyper,
     Metrics,
     TrainSettings,
@@ -64,7 +64,7 @@ class Setup:
         settings: shapes and numbers of loops.
         schedule: its chunks.
         demonstrations: the demonstration set; None where there is none.
-        experts: what the expert term learns from; None for algorithm=ippo.
+        experts: what the expert term learns from, samples or plans; None for algorithm=ippo.
         remarks: what the user should know, and nothing to stop for.
     """
 
@@ -74,7 +74,7 @@ class Setup:
     settings: TrainSettings
     schedule: Schedule
     demonstrations: DemonstrationSet | None
-    experts: ExpertSamples | None
+    experts: Experts | None
     remarks: tuple[str, ...] = ()
 
 
@@ -108,23 +108,32 @@ def prepare(config: Config) -> Setup:
     )
     experts = None
     if config.algorithm == "leed" and demonstrations is not None:
-        experts = make_experts(config.demonstrations, demonstrations)
+        experts = make_experts(config, demonstrations)
+        if config.expert.source == "instructions":
+            environment = demonstrations.environment
     return Setup(config, environment, policy, settings, schedule, demonstrations, experts, remarks)
 
 
-def make_experts(wanted: DemonstrationsConfig, demonstrations: DemonstrationSet) -> ExpertSamples:
-    """The samples that the expert term learns from, as many whatever the set holds, if the settings are the same.
+def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
+    """What the expert term learns from, of one shape whatever the set holds, if the settings are the same.
 
     Args:
-        wanted: which of the demonstrations, and how they are executed.
+        config: which of the demonstrations, and in what form.
         demonstrations: the set.
 
     Raises:
         DemonstrationError: the set cannot serve that.
     """
-    choice = dataclasses.asdict(wanted)
+    choice = dataclasses.asdict(config.demonstrations)
     del choice["path"]
-    return demonstrations.samples(**choice)
+    if config.expert.source == "arrays":
+        return demonstrations.samples(**choice)
+    if demonstrations.kind == "episodes":
+        raise DemonstrationError(
+            f"{demonstrations.path} holds plans for particular initial states, which say nothing about others; use "
+            "expert.source=arrays."
+        )
+    return demonstrations.best(choice["plans"])
 
 
 def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:
@@ -179,7 +188,7 @@ class Program:
 
     def __init__(self, setup: Setup) -> None:
         self._keys = seed_keys(setup.config.seed, setup.config.num_seeds)
-        self._inputs: tuple[ExpertSamples | None, Hyper] = (setup.experts, make_hyper(setup.config, setup.schedule))
+        self._inputs: tuple[Experts | None, Hyper] = (setup.experts, make_hyper(setup.config, setup.schedule))
         start = jax.vmap(functools.partial(init_state, setup.environment, setup.policy, setup.settings))
         train = jax.vmap(make_train_chunk(setup.environment, setup.policy, setup.settings), in_axes=(0, None, None))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -217,7 +226,7 @@ class Program:
         """A copy of the first seed's networks."""
         return self._first(state.parameters)
 
-    def check_experts(self, experts: ExpertSamples) -> None:
+    def check_experts(self, experts: Experts) -> None:
         """Make sure that other demonstrations can take the place of those that the program was compiled for.
 
         Raises:
@@ -229,7 +238,7 @@ class Program:
                 f"New demonstrations have the shapes {given}, and the compiled program takes {there}; make as many."
             )
 
-    def swap(self, experts: ExpertSamples) -> None:
+    def swap(self, experts: Experts) -> None:
         """Learn from other demonstrations from the next chunk on; nothing is compiled again.
 
         Raises:

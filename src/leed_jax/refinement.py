@@ -30,7 +30,7 @@ from leed_jax.generate.record import JOURNAL, meter_for, write_set
 from leed_jax.instructions import InstructedEnvironment
 from leed_jax.policy import PolicyParameters
 from leed_jax.program import Program, Setup, make_experts
-from leed_jax.train import ExpertSamples, TrainState
+from leed_jax.train import Experts, TrainState
 
 FOLDER = "refreshes"
 LOG = "refreshes.jsonl"
@@ -63,7 +63,7 @@ class Refresh:
     update: int
     best_return: float | None
     demonstrations: DemonstrationSet | None = None
-    experts: ExpertSamples | None = None
+    experts: Experts | None = None
 
 
 class Refinement:
@@ -100,7 +100,7 @@ class Refinement:
         swaps = [entry["set"] for entry in entries if entry["set"] is not None]
         if swaps:
             self._used = load_demonstrations(str(self._directory / FOLDER / swaps[-1]), self._setup.environment)
-            self._program.swap(make_experts(self._setup.config.demonstrations, self._used))
+            self._program.swap(make_experts(self._setup.config, self._used))
 
     @contextlib.contextmanager
     def beside(self, note: Callable[[str], None]) -> Iterator[None]:
@@ -197,10 +197,10 @@ class _Asking:
         plans = self._plans()
         if plans == self._in_use:
             return Refresh(request.update, figures.best_so_far)
-        folder, wanted = self._directory / FOLDER / f"{request.update:08d}", self._setup.config.demonstrations
+        folder = self._directory / FOLDER / f"{request.update:08d}"
         write_set(folder, self._config, self._environment, self._generation.outcome())
         fresh = load_demonstrations(str(folder), self._setup.environment)
-        experts = jax.block_until_ready(make_experts(wanted, fresh))
+        experts = jax.block_until_ready(make_experts(self._setup.config, fresh))
         # Here, where an error is a remark, and not between two chunks.
         self._program.check_experts(experts)
         self._in_use = plans

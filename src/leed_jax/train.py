@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import AutoReset, Environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.instructions import Trajectory
+from leed_jax.instructions import Plan, Trajectory
 from leed_jax.objectives import (
     approximate_kl,
     clipped_surrogate_loss,
@@ -31,7 +31,7 @@ from leed_jax.policy import Policy, PolicyParameters, log_prob_and_entropy
 from leed_jax.rollout import Actors, Rollout, collect, start_actors
 
 Metrics = dict[str, Array]
-TrainChunk = Callable[["TrainState", "ExpertSamples | None", "Hyper"], tuple["TrainState", Metrics]]
+TrainChunk = Callable[["TrainState", "Experts | None", "Hyper"], tuple["TrainState", Metrics]]
 
 
 @struct.dataclass
@@ -141,6 +141,10 @@ class ExpertSamples:
     usable: Int[Array, "A"]
 
 
+Experts = ExpertSamples | Plan
+"""What the expert term learns from: samples, or plans that are asked in the learners' own states."""
+
+
 @struct.dataclass
 class _ExpertBatch:
     """Samples drawn from them; `weight` is 0 for an agent that has none at all."""
@@ -161,6 +165,7 @@ class _AgentBatch:
     log_prob: Float[Array, "B"]
     advantage: Float[Array, "B"]
     target: Float[Array, "B"]
+    instructed_action: Int[Array, "B"] | None
 
 
 @jax.jit
@@ -229,16 +234,22 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
     approximate divergence. There is an `expert_loss` only where there are demonstrations.
 
     Args:
-        environment: where to learn, without automatic resets.
+        environment: where to learn, without automatic resets; for experts that are plans it must offer instructions.
         policy: the agents' networks.
         settings: shapes and numbers of loops.
     """
     resetting = AutoReset(environment)
 
-    def update(state: TrainState, experts: ExpertSamples | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, experts: Experts | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key, rollout_key, learn_key = jax.random.split(state.key, 3)
         actors, rollout = collect(
-            resetting, policy, state.parameters, state.actors, rollout_key, settings.rollout_steps
+            resetting,
+            policy,
+            state.parameters,
+            state.actors,
+            rollout_key,
+            settings.rollout_steps,
+            experts if isinstance(experts, Plan) else None,
         )
         batch = _agent_batches(rollout, hyper)
         parameters, optimiser_state, metrics = _learn(policy, settings, state, batch, experts, hyper, learn_key)
@@ -248,7 +259,7 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         state = TrainState(parameters, optimiser_state, actors, key, state.update + 1)
         return state, metrics
 
-    def train_chunk(state: TrainState, experts: ExpertSamples | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
+    def train_chunk(state: TrainState, experts: Experts | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             return update(state, experts, hyper)
 
@@ -281,6 +292,7 @@ def _agent_batches(rollout: Rollout, hyper: Hyper) -> _AgentBatch:
         log_prob=_by_agent(rollout.log_prob),
         advantage=_by_agent(advantage),
         target=_by_agent(advantage + rollout.value),
+        instructed_action=None if rollout.instructed_action is None else _by_agent(rollout.instructed_action),
     )
 
 
@@ -289,7 +301,7 @@ def _learn(
     settings: TrainSettings,
     state: TrainState,
     batch: _AgentBatch,
-    experts: ExpertSamples | None,
+    experts: Experts | None,
     hyper: Hyper,
     key: PRNGKeyArray,
 ) -> tuple[PolicyParameters, optax.OptState, Metrics]:
@@ -309,7 +321,11 @@ def _learn(
     def minibatch_step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Metrics]:
         indices, expert_key = inputs
         minibatch = jax.tree.map(lambda x: x[:, indices], batch)
-        expert = None if experts is None else _sample_experts(experts, expert_key, settings.expert_batch_size)
+        expert = (
+            None
+            if not isinstance(experts, ExpertSamples)
+            else _sample_experts(experts, expert_key, settings.expert_batch_size)
+        )
         parameters, optimiser_state, metrics = jax.vmap(agent_step)(carry[0], carry[1], minibatch, expert)
         return (parameters, optimiser_state), metrics
 
@@ -365,9 +381,25 @@ def _agent_loss(
         "entropy": jnp.mean(entropy),
         "approximate_kl": approximate_kl(log_prob, batch.log_prob),
     }
-    if expert is not None:
-        expert_logits = policy.logits(parameters, expert.observation, expert.available_actions)
-        expert_log_prob, _ = log_prob_and_entropy(expert_logits, expert.action)
-        metrics["expert_loss"] = negative_log_likelihood(expert_log_prob, expert.weight)
+    if expert is not None or batch.instructed_action is not None:
+        expert_log_prob, usable = _expert_log_prob(policy, parameters, logits, batch, expert)
+        metrics["expert_loss"] = negative_log_likelihood(expert_log_prob, usable)
         loss = loss + weight * metrics["expert_loss"]
     return loss, metrics
+
+
+def _expert_log_prob(
+    policy: Policy,
+    parameters: PolicyParameters,
+    logits: Float[Array, "B N"],
+    batch: _AgentBatch,
+    expert: _ExpertBatch | None,
+) -> tuple[Float[Array, "_"], Float[Array, "_"]]:
+    """The log-probability of the expert's actions, and the weight of each, 0 for what no policy can imitate."""
+    if expert is not None:
+        expert_logits = policy.logits(parameters, expert.observation, expert.available_actions)
+        return log_prob_and_entropy(expert_logits, expert.action)[0], expert.weight
+    assert batch.instructed_action is not None  # noqa: S101 - one of the two is there
+    # In the learner's own states the logits are known already: this source costs no pass through the networks.
+    possible = jnp.take_along_axis(batch.available_actions, batch.instructed_action[:, None], axis=-1)[:, 0]
+    return log_prob_and_entropy(logits, batch.instructed_action)[0], possible.astype(jnp.float32)

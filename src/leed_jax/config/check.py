@@ -8,6 +8,7 @@ from leed_jax.objectives import SCHEDULES
 from leed_jax.policy import ACTIVATIONS
 
 ALGORITHMS = ("leed", "ippo")
+EXPERT_SOURCES = ("arrays", "instructions")
 PROVIDERS = ("replay", "openai", "anthropic", "local")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
 PLAN_KINDS = ("relational", "episodes")
@@ -22,6 +23,7 @@ def check_config(config: Config) -> None:
     """
     _one_of("algorithm", config.algorithm, ALGORITHMS)
     _one_of("network.activation", config.network.activation, tuple(ACTIVATIONS))
+    _one_of("expert.source", config.expert.source, EXPERT_SOURCES)
     _one_of("expert.schedule", config.expert.schedule, tuple(SCHEDULES))
     _one_of("llm.provider", config.llm.provider, PROVIDERS)
     _one_of("llm.response_format", config.llm.response_format, RESPONSE_FORMATS)

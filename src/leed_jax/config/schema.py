@@ -54,12 +54,14 @@ class ExpertConfig:
     """The expert term of algorithm leed; ippo has none.
 
     Attributes:
+        source: arrays, samples of demonstrations; or instructions, what the plans say in the learners' own states.
         weight: its weight at the start.
         schedule: how the weight falls: constant, linear, cosine or exponential.
         decay_fraction: share of the run over which it falls to nothing.
         batch_size: expert samples per agent and minibatch.
     """
 
+    source: str = "arrays"
     weight: float = 1.0
     schedule: str = "linear"
     decay_fraction: float = 0.5

@@ -94,6 +94,18 @@ class DemonstrationSet:
         """The same episodes, arranged for the expert term in the jitted call that executes them; see `episodes`."""
         return self._collect(expert_samples, (episodes, noise, seed), plans, (quantile, per_agent, number))
 
+    def best(self, number: int | None = None) -> Plan:
+        """The best plans by the return that they were selected by, best first, stacked; all of them if None.
+
+        Args:
+            number: how many, at most.
+
+        Raises:
+            DemonstrationError: there are no plans.
+        """
+        self._require_plans()
+        return self._best(number)[0]
+
     def returns(self, key: PRNGKeyArray, num_episodes: int) -> Float[Array, "N A"]:
         """What the instructions alone earn, without noise: the best plan on fresh episodes; `key` is consumed.
 
