@@ -20,6 +20,8 @@ from set_folders import (
     entry,
     put_file,
     read_json,
+    refused,
+    run,
     transcript_of,
     write_line_set,
     write_set,
@@ -163,7 +165,7 @@ def test_an_environment_without_a_picture_cannot_be_replayed(capsys: Any, line_s
 
 def test_a_packaged_set_is_replayed_by_its_name(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(animation, "MAX_FRAMES", 5)
-    assert run(capsys, "replay", recorded_sets()[0], "--out", tmp_path / "a.gif", "--episodes", 1)[0] == 0
+    assert run(capsys, "replay", "mpe_spread/qwen2.5-coder-1.5b", "--out", tmp_path / "a.gif", "--episodes", 1)[0] == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert 1 < image.n_frames <= 5
 
