@@ -192,6 +192,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     out = _free(arguments, ".gif")
     loaded, environment = _load(arguments)
     _write(out, draw_plan(loaded, environment, arguments.plan, arguments.seed, arguments.episodes))
+    print(f"Plan {arguments.plan}, episodes: {arguments.episodes}, in {printable(str(out), 300)}")
     return 0
 
 
