@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from probes import Line
 from tiny_run import Walk
 
@@ -16,10 +17,12 @@ from leed_jax.demonstrations import (
     execute_episodes,
     initial_state_keys,
     instructed,
+    load_demonstrations,
     save_demonstrations,
 )
 from leed_jax.demonstrations.__main__ import main
 from leed_jax.demonstrations.format import manifest_sha256, sha256_hex
+from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import Triple, compile_triples, stack_plans
 
 CAPACITY = 3
@@ -148,3 +151,13 @@ def refused(capsys: Any, *arguments: Any) -> str:
     assert errors.count("\n") == 1
     assert errors[:-1].isprintable()
     return errors
+
+
+def refuse(folder: Path, environment: Any = None) -> str:
+    """The error of a set that is not loaded, which names its folder."""
+    with pytest.raises(DemonstrationError) as caught:
+        load_demonstrations(str(folder), Line() if environment is None else environment)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert message.isprintable()
+    return message

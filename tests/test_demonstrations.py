@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from set_folders import (
     CAPACITY,
     entry,
     read_json,
+    refuse,
     transcript_of,
     write_line_set,
     write_set,
@@ -33,23 +33,14 @@ from leed_jax.demonstrations import (
 from leed_jax.demonstrations.loading import load_verified
 from leed_jax.environment_class import make_environment
 from leed_jax.errors import DemonstrationError
+from leed_jax.experts import expert_samples
 from leed_jax.instructions import PrimitiveInstructions
-from leed_jax.train import expert_samples
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly():
     with quick_compilation():
         yield
-
-
-def refuse(folder: Path, environment: Any = None) -> str:
-    with pytest.raises(DemonstrationError) as caught:
-        load_demonstrations(str(folder), Line() if environment is None else environment)
-    message = str(caught.value)
-    assert str(folder) in message
-    assert message.isprintable()
-    return message
 
 
 # --- reading back and executing ---------------------------------------------------------------------------------

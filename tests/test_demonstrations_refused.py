@@ -25,6 +25,7 @@ from set_folders import (
     put_file,
     put_manifest,
     read_json,
+    refuse,
     transcript_of,
     write_line_set,
     write_walk_set,
@@ -42,15 +43,6 @@ from leed_jax.errors import DemonstrationError
 def quickly():
     with quick_compilation():
         yield
-
-
-def refuse(folder: Path, environment: Any = None) -> str:
-    with pytest.raises(DemonstrationError) as caught:
-        load_demonstrations(str(folder), Line() if environment is None else environment)
-    message = str(caught.value)
-    assert str(folder) in message
-    assert message.isprintable()
-    return message
 
 
 # --- files ------------------------------------------------------------------------------------------------------

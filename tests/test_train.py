@@ -13,16 +13,13 @@ from probes import HYPER, Choice, Masked, Nothing, Steady, Traced, at_step
 from leed_jax.demonstrations.execution import execute_batch, plan_batch
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
+from leed_jax.experts import Experts, ExpertSamples, expert_samples, sample_experts
 from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
 from leed_jax.policy import Policy
 from leed_jax.rollout import Rollout, all_logits, all_values
 from leed_jax.train import (
-    Experts,
-    ExpertSamples,
     TrainSettings,
     _agent_batches,
-    _sample_experts,
-    expert_samples,
     init_state,
     make_train_chunk,
 )
@@ -306,7 +303,7 @@ def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
     possible = jnp.ones((2, 3, 2), bool).at[1, 2, 1].set(False)
     samples = expert_samples(demonstrations(active, possible))
     np.testing.assert_array_equal(samples.usable, [3, 3])
-    drawn = _sample_experts(samples, jax.random.key(0), 200)
+    drawn = sample_experts(samples, jax.random.key(0), 200)
     assert set(np.asarray(drawn.action[0]).tolist()) == {0, 2, 6}
     assert set(np.asarray(drawn.action[1]).tolist()) == {1, 7, 9}
     np.testing.assert_array_equal(drawn.observation[..., 0], drawn.action)
@@ -315,14 +312,14 @@ def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
 
 def test_agents_with_the_same_usable_rows_learn_from_the_same_steps() -> None:
     every = jnp.ones((2, 3, 2), bool)
-    drawn = _sample_experts(expert_samples(demonstrations(every, every)), jax.random.key(0), 64)
+    drawn = sample_experts(expert_samples(demonstrations(every, every)), jax.random.key(0), 64)
     np.testing.assert_array_equal(drawn.action[1], drawn.action[0] + 1)
     assert len(np.unique(drawn.action[0])) == 6
 
 
 def test_an_agent_without_a_usable_row_learns_nothing() -> None:
     active = jnp.ones((2, 3, 2), bool).at[..., 1].set(False)
-    drawn = _sample_experts(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
+    drawn = sample_experts(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
     np.testing.assert_array_equal(drawn.weight, [[1] * 4, [0] * 4])
 
 

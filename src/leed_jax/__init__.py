@@ -23,7 +23,7 @@ _EXPORTS = {
     "check_environment": "testing",
     "execute": "instructions",
     "execute_many": "instructions",
-    "expert_samples": "train",
+    "expert_samples": "experts",
     "init_state": "train",
     "load_demonstrations": "demonstrations",
     "make_train_chunk": "train",

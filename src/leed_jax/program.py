@@ -18,9 +18,9 @@ from leed_jax.environment import Environment
 from leed_jax.environment_class import check_contract, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError
 from leed_jax.evaluate import play, policy_chooser
+from leed_jax.experts import Experts
 from leed_jax.policy import Policy, PolicyParameters
 from leed_jax.train import (
-    Experts,
     Hyper,
     Metrics,
     TrainSettings,

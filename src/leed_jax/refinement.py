@@ -21,6 +21,7 @@ from leed_jax.config import Config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.errors import RunDirectoryError
 from leed_jax.evaluate import measured_play, policy_chooser
+from leed_jax.experts import Experts
 from leed_jax.files import write_whole
 from leed_jax.generate.account import learners_account
 from leed_jax.generate.candidates import Candidate
@@ -30,7 +31,7 @@ from leed_jax.generate.record import JOURNAL, meter_for, write_set
 from leed_jax.instructions import InstructedEnvironment
 from leed_jax.policy import PolicyParameters
 from leed_jax.program import Program, Setup, make_experts
-from leed_jax.train import Experts, TrainState
+from leed_jax.train import TrainState
 
 FOLDER = "refreshes"
 LOG = "refreshes.jsonl"

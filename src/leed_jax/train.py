@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import AutoReset, Environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.instructions import Plan, Trajectory
+from leed_jax.experts import ExpertBatch, Experts, ExpertSamples, sample_experts
+from leed_jax.instructions import Plan
 from leed_jax.objectives import (
     approximate_kl,
     clipped_surrogate_loss,
@@ -123,39 +124,6 @@ class TrainState:
 
 
 @struct.dataclass
-class ExpertSamples:
-    """Demonstrations as tables of samples, with a row for every step of every episode.
-
-    Attributes:
-        observation: what each agent saw.
-        available_actions: what it could do.
-        action: what it is to imitate.
-        usable_rows: for each agent the rows that it can learn from, in order; past `usable` of them, padding.
-        usable: how many those are.
-    """
-
-    observation: Float[Array, "M A O"]
-    available_actions: Bool[Array, "M A N"]
-    action: Int[Array, "M A"]
-    usable_rows: Int[Array, "A M"]
-    usable: Int[Array, "A"]
-
-
-Experts = ExpertSamples | Plan
-"""What the expert term learns from: samples, or plans that are asked in the learners' own states."""
-
-
-@struct.dataclass
-class _ExpertBatch:
-    """Samples drawn from them; `weight` is 0 for an agent that has none at all."""
-
-    observation: Float[Array, "A B O"]
-    available_actions: Bool[Array, "A B N"]
-    action: Int[Array, "A B"]
-    weight: Float[Array, "A B"]
-
-
-@struct.dataclass
 class _AgentBatch:
     """One agent's part of a rollout."""
 
@@ -166,41 +134,6 @@ class _AgentBatch:
     advantage: Float[Array, "B"]
     target: Float[Array, "B"]
     instructed_action: Int[Array, "B"] | None
-
-
-@jax.jit
-def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
-    """Arrange demonstrations as tables to draw samples from.
-
-    Steps in which an agent took no part are not drawn for it, and neither is an action that was not available, which no
-    policy can imitate. Rows go through all episodes step by step: that is the order in which a scan over time leaves
-    them in memory, so that executing and arranging in one jit needs room for the tables alone.
-
-    Args:
-        demonstrations: episodes with one leading axis, `[N, T, ...]`.
-    """
-    action = demonstrations.action[..., None]
-    possible = jnp.squeeze(jnp.take_along_axis(demonstrations.available_actions, action, axis=-1), axis=-1)
-    usable = _rows(demonstrations.active & possible).T
-    return ExpertSamples(
-        observation=_rows(demonstrations.observation),
-        available_actions=_rows(demonstrations.available_actions),
-        action=_rows(demonstrations.action),
-        usable_rows=jax.vmap(_positions)(usable),
-        usable=jnp.sum(usable, axis=1, dtype=jnp.int32),
-    )
-
-
-def _rows(x: Array) -> Array:
-    """Turn `[N, T, A, ...]` into `[T * N, A, ...]`."""
-    return jnp.moveaxis(x, 1, 0).reshape(-1, *x.shape[2:])
-
-
-def _positions(wanted: Bool[Array, "M"]) -> Int[Array, "M"]:
-    """Where `wanted` is true, in order and padded with zeros."""
-    size = wanted.shape[0]
-    target = jnp.where(wanted, jnp.cumsum(wanted) - 1, size)
-    return jnp.zeros(size, jnp.int32).at[target].set(jnp.arange(size, dtype=jnp.int32), mode="drop")
 
 
 def _by_agent(x: Array) -> Array:
@@ -324,7 +257,7 @@ def _learn(
         expert = (
             None
             if not isinstance(experts, ExpertSamples)
-            else _sample_experts(experts, expert_key, settings.expert_batch_size)
+            else sample_experts(experts, expert_key, settings.expert_batch_size)
         )
         parameters, optimiser_state, metrics = jax.vmap(agent_step)(carry[0], carry[1], minibatch, expert)
         return (parameters, optimiser_state), metrics
@@ -339,27 +272,11 @@ def _learn(
     return *carry, means
 
 
-def _sample_experts(experts: ExpertSamples, key: PRNGKeyArray, size: int) -> _ExpertBatch:
-    """Draw from each agent's usable rows, with replacement; `key` is consumed.
-
-    Agents that can use the same rows get the same ones.
-    """
-    usable = experts.usable[:, None]
-    draws = jax.vmap(lambda count: jax.random.randint(key, (size,), 0, jnp.maximum(count, 1)))(experts.usable)
-    rows, agents = jnp.take_along_axis(experts.usable_rows, draws, axis=1), jnp.arange(usable.shape[0])[:, None]
-    return _ExpertBatch(
-        observation=experts.observation[rows, agents],
-        available_actions=experts.available_actions[rows, agents],
-        action=experts.action[rows, agents],
-        weight=jnp.broadcast_to(usable > 0, rows.shape).astype(jnp.float32),
-    )
-
-
 def _agent_loss(
     policy: Policy,
     parameters: PolicyParameters,
     batch: _AgentBatch,
-    expert: _ExpertBatch | None,
+    expert: ExpertBatch | None,
     weight: Float[Array, ""],
     hyper: Hyper,
 ) -> tuple[Float[Array, ""], Metrics]:
@@ -393,7 +310,7 @@ def _expert_log_prob(
     parameters: PolicyParameters,
     logits: Float[Array, "B N"],
     batch: _AgentBatch,
-    expert: _ExpertBatch | None,
+    expert: ExpertBatch | None,
 ) -> tuple[Float[Array, "_"], Float[Array, "_"]]:
     """The log-probability of the expert's actions, and the weight of each, 0 for what no policy can imitate."""
     if expert is not None:

@@ -1,10 +1,8 @@
 """What a generation is doing while it runs: one live line on a terminal, a line per round elsewhere."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from leed_jax.config import Config
 from leed_jax.errors import LLMError
@@ -12,10 +10,10 @@ from leed_jax.generate.kinds import requests_in_round
 from leed_jax.generate.loop import Round
 from leed_jax.generate.table import round_line
 from leed_jax.llm import Meter, Reply
-from leed_jax.report.progress import BAR_MIN_WIDTH, clock, short
+from leed_jax.report.progress import LiveLine, clock, short
 
 
-class GenerationProgress:
+class GenerationProgress(LiveLine):
     """Counts replies; a context manager, so that the terminal is always given back as it was.
 
     Args:
@@ -25,9 +23,8 @@ class GenerationProgress:
     """
 
     def __init__(self, console: Console, config: Config, meter: Meter) -> None:
-        self._console, self._config, self._meter = console, config, meter
-        self._live = console.is_terminal and not console.is_dumb_terminal
-        self._progress: Progress | None = None
+        super().__init__(console)
+        self._config, self._meter = config, meter
         self._per_round = requests_in_round(config.generate)
         self._total = self._per_round * config.generate.rounds
         self._started = time.monotonic()
@@ -37,21 +34,9 @@ class GenerationProgress:
 
     def __enter__(self) -> "GenerationProgress":
         """Take over a line of the terminal, if there is one."""
-        if self._live:
-            bar = (BarColumn(bar_width=16),) if self._console.width >= BAR_MIN_WIDTH else ()
-            self._progress = Progress(
-                *bar, TextColumn("{task.description}"), console=self._console, refresh_per_second=4
-            )
-            self._task = self._progress.add_task(self.line(), total=self._total)
-            self._progress.start()
+        super().__enter__()
+        self.show(self.line(), self.done, self._total)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last count on the screen and give the terminal back."""
-        if self._progress is not None:
-            self._progress.stop()
 
     def reply(self, outcome: Reply | LLMError, reused: int = 0) -> None:
         """Count one outcome.
@@ -63,18 +48,13 @@ class GenerationProgress:
         self.done += 1
         self.reused = reused
         self.failed += isinstance(outcome, LLMError)
-        if self._progress is not None:
-            self._progress.update(self._task, description=self.line(), completed=self.done)
+        self.show(self.line(), self.done, self._total)
 
     def round(self, r: Round) -> None:
         """Tell a round's result, on a line of its own."""
         self.note(round_line(self._config, r))
-        if self._progress is None:
+        if not self.live:
             self.note(f"  {self.line()}")
-
-    def note(self, text: str) -> None:
-        """Print a line of its own."""
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def line(self) -> str:
         """Replies, calls, tokens, cost and the time that the rest will take if all rounds are needed."""

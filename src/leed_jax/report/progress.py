@@ -44,22 +44,21 @@ class Status:
         )
 
 
-class ProgressReport:
-    """Shows the status; a context manager, so that the terminal is always given back as it was.
+class LiveLine:
+    """One line at the bottom of a terminal that can move its cursor; a context manager that gives the terminal back.
 
-    On a terminal that can move its cursor one line is kept up to date. Elsewhere plain lines are printed, at most one a
-    second: when another 5 % are done, or after ten seconds.
+    Attributes:
+        live: whether there is such a terminal. Where there is none, only `note` shows anything.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.is_terminal and not console.is_dumb_terminal
+        self.live = console.is_terminal and not console.is_dumb_terminal
         self._progress: Progress | None = None
-        self._printed_at, self._printed_steps = time.monotonic(), 0
 
-    def __enter__(self) -> "ProgressReport":
+    def __enter__(self) -> "LiveLine":
         """Take over a line of the terminal, if there is one."""
-        if self._live:
+        if self.live:
             bar = (BarColumn(bar_width=16),) if self._console.width >= BAR_MIN_WIDTH else ()
             self._progress = Progress(
                 *bar, TextColumn("{task.description}"), console=self._console, refresh_per_second=4
@@ -71,21 +70,47 @@ class ProgressReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last status on the screen and give the terminal back."""
+        """Leave the line as it last was on the screen, and give the terminal back."""
         if self._progress is not None:
             self._progress.stop()
 
-    def update(self, status: Status) -> None:
-        """Show where training stands."""
+    def show(self, text: str, completed: int, total: int) -> None:
+        """Write the line anew.
+
+        Args:
+            text: what stands beside the bar.
+            completed: how much is done.
+            total: of how much.
+        """
         if self._progress is not None:
-            self._progress.update(self._task, description=status.line(), completed=status.steps, total=status.total)
-        elif self._due(status):
-            self._printed_at, self._printed_steps = time.monotonic(), status.steps
-            self.note(status.line())
+            self._progress.update(self._task, description=text, completed=completed, total=total)
 
     def note(self, text: str) -> None:
         """Print a line of its own."""
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+class ProgressReport(LiveLine):
+    """Shows the status of training.
+
+    Without a live line plain lines are printed, at most one a second: when another 5 % are done, or after ten seconds.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._printed_at, self._printed_steps = time.monotonic(), 0
+
+    def __enter__(self) -> "ProgressReport":
+        """Take over a line of the terminal, if there is one."""
+        super().__enter__()
+        return self
+
+    def update(self, status: Status) -> None:
+        """Show where training stands."""
+        self.show(status.line(), status.steps, status.total)
+        if not self.live and self._due(status):
+            self._printed_at, self._printed_steps = time.monotonic(), status.steps
+            self.note(status.line())
 
     def _due(self, status: Status) -> bool:
         if status.steps >= status.total:
