@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from leed_jax.objectives import (
     SCHEDULES,
+    advantage_weighted_loss,
     approximate_kl,
     clipped_surrogate_loss,
+    dynamic_time_warping,
     expert_weight,
     generalised_advantages,
     negative_log_likelihood,
     normalise,
+    remaining_share,
     value_loss,
 )
 
@@ -205,3 +208,58 @@ def test_arrays_of_another_rank_or_length_are_errors(case: str) -> None:
     # Whether the annotations are checked first, as in these tests, or the function itself: it does not broadcast.
     with pytest.raises((AssertionError, TypeError)):
         BATCHED[case]()
+
+
+def test_advantage_weighted_loss_worked_out_by_hand() -> None:
+    log_prob, advantage = jnp.array([-1.0, -2.0, -3.0]), jnp.array([0.0, math.log(3.0), -50.0])
+    found = advantage_weighted_loss(log_prob, advantage, jnp.ones(3), 1.0, 20.0)
+    np.testing.assert_allclose(found, (1 * 1 + 3 * 2 + 0) / 3, rtol=1e-6)
+
+
+def test_advantage_weights_are_bounded_and_their_temperature_divides() -> None:
+    log_prob = jnp.array([-1.0, -1.0])
+    found = advantage_weighted_loss(log_prob, jnp.array([1e30, 4.0]), jnp.array([1.0, 0.0]), 2.0, 5.0)
+    np.testing.assert_allclose(found, 5.0, rtol=1e-6)
+    found = advantage_weighted_loss(log_prob, jnp.array([-jnp.inf, 4.0]), jnp.array([0.0, 1.0]), 2.0, 1e6)
+    np.testing.assert_allclose(found, math.exp(2.0), rtol=1e-6)
+
+
+def test_no_gradient_flows_through_the_advantage_or_left_out_samples() -> None:
+    weight = jnp.array([1.0, 0.0])
+    loss = lambda log_prob, advantage: advantage_weighted_loss(log_prob, advantage, weight, 1.0, 20.0)  # noqa: E731
+    for_log_prob, for_advantage = jax.grad(loss, (0, 1))(jnp.array([-1.0, -jnp.inf]), jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(for_log_prob, [-math.exp(0.5), 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(for_advantage, [0.0, 0.0])
+    assert float(advantage_weighted_loss(jnp.array([-1.0]), jnp.array([1.0]), jnp.zeros(1), 1.0, 20.0)) == 0.0
+
+
+def warp(left: np.ndarray, right: np.ndarray) -> float:
+    """Dynamic time warping as it is defined, by recursion."""
+    table = np.full((len(left) + 1, len(right) + 1), np.inf)
+    table[0, 0] = 0.0
+    for i in range(len(left)):
+        for j in range(len(right)):
+            before = min(table[i, j + 1], table[i + 1, j], table[i, j])
+            table[i + 1, j + 1] = float(np.sqrt(np.sum((left[i] - right[j]) ** 2))) + before
+    return float(table[-1, -1])
+
+
+@pytest.mark.parametrize(("rows", "columns", "width"), [(1, 1, 2), (1, 5, 1), (5, 1, 3), (7, 4, 2), (6, 6, 3)])
+def test_dynamic_time_warping_is_what_plain_python_computes(rows: int, columns: int, width: int) -> None:
+    source = np.random.default_rng(rows * 100 + columns)
+    left, right = source.normal(size=(rows, width)), source.normal(size=(columns, width))
+    found = jax.jit(dynamic_time_warping)(jnp.float32(left), jnp.float32(right))
+    np.testing.assert_allclose(found, warp(left, right), rtol=1e-5)
+
+
+def test_warping_forgives_waiting_and_nothing_else() -> None:
+    path = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    waited = jnp.array([[0.0], [0.0], [1.0], [2.0], [2.0], [3.0]])
+    assert float(dynamic_time_warping(path, waited)) == 0.0
+    assert float(dynamic_time_warping(path, waited + 0.5)) > 0.0
+
+
+def test_the_remaining_share_falls_from_one_to_nothing() -> None:
+    initial = jnp.array([10.0, 10.0, 10.0, 10.0, 0.0, -3.0])
+    found = remaining_share(jnp.array([20.0, 10.0, 4.0, -1.0, 5.0, 5.0]), initial)
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.4, 0.0, 0.0, 0.0], rtol=1e-6)

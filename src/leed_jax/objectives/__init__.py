@@ -1,17 +1,21 @@
 """The formulas of learning, each once, on unbatched arrays."""
 
-from leed_jax.objectives.expert import negative_log_likelihood
+from leed_jax.objectives.distance import dynamic_time_warping
+from leed_jax.objectives.expert import advantage_weighted_loss, negative_log_likelihood
 from leed_jax.objectives.gae import generalised_advantages
 from leed_jax.objectives.ppo import approximate_kl, clipped_surrogate_loss, normalise, value_loss
-from leed_jax.objectives.schedules import SCHEDULES, expert_weight
+from leed_jax.objectives.schedules import SCHEDULES, expert_weight, remaining_share
 
 __all__ = [
     "SCHEDULES",
+    "advantage_weighted_loss",
     "approximate_kl",
     "clipped_surrogate_loss",
+    "dynamic_time_warping",
     "expert_weight",
     "generalised_advantages",
     "negative_log_likelihood",
     "normalise",
+    "remaining_share",
     "value_loss",
 ]

@@ -1,4 +1,4 @@
-"""How the expert term's weight falls as training goes on."""
+"""How the expert term's weight falls as training goes on, and as the learner comes up to its expert."""
 
 from collections.abc import Callable
 
@@ -52,3 +52,20 @@ def expert_weight(schedule: str, initial: Scalar | float, update: Array, decay_u
     """
     progress = jnp.clip(update / jnp.maximum(decay_updates, 1.0), 0.0, 1.0)
     return initial * SCHEDULES[schedule](progress)
+
+
+def remaining_share(distance: Float[Array, "A"], initial: Float[Array, "A"]) -> Float[Array, "A"]:
+    """The share of the way to the expert that each agent still has before it.
+
+        g_i = clip(d_i / d_i^0, 0, 1), and 0 where d_i^0 <= 0
+
+    With d the expert's return less the learner's, it is 0 from the moment at which a learner does as well as its
+    expert, so that a bad expert is left alone; with d the distance of their trajectories, from the moment at which it
+    does the same.
+
+    Args:
+        distance: d, how far each learner is from its expert now.
+        initial: d^0, how far it was at the beginning.
+    """
+    ahead = initial > 0
+    return jnp.where(ahead, jnp.clip(distance / jnp.where(ahead, initial, 1.0), 0.0, 1.0), 0.0)

@@ -1,0 +1,39 @@
+"""How far two trajectories lie apart."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def dynamic_time_warping(left: Float[Array, "M D"], right: Float[Array, "N D"]) -> Float[Array, ""]:
+    """The dynamic-time-warping distance of two sequences of points.
+
+        D(i, j) = |x_i - y_j| + min(D(i-1, j), D(i, j-1), D(i-1, j-1)),  D(0, 0) = |x_0 - y_0|
+
+    and the distance is D(M-1, N-1): the least sum of Euclidean distances over all ways to walk along both sequences
+    forwards. Takes M N steps, of which those of a row depend on each other.
+
+    Source: Sakoe and Chiba 1978, "Dynamic programming algorithm optimization for spoken word recognition", with the
+    symmetric step pattern and weight 1 for each step.
+
+    Args:
+        left: x.
+        right: y.
+    """
+    chex.assert_rank([left, right], 2)
+    cost = jnp.linalg.norm(left[:, None] - right[None], axis=-1)
+    first = jnp.cumsum(cost[0])
+
+    def row(above: Array, cost: Array) -> tuple[Array, None]:
+        diagonal = jnp.concatenate([jnp.array([jnp.inf]), above[:-1]])
+        entered = jnp.minimum(above, diagonal)
+
+        def along(before: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            cost_j, entered_j = inputs
+            here = cost_j + jnp.minimum(before, entered_j)
+            return here, here
+
+        return jax.lax.scan(along, jnp.array(jnp.inf), (cost, entered))[1], None
+
+    return jax.lax.scan(row, first, cost[1:])[0][-1]
