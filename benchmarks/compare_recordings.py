@@ -1,10 +1,11 @@
-"""What models add over the control, in several recordings of demonstrations: a table and a picture.
+"""What models add over the control, in several recordings of demonstrations: tables and a picture.
 
-    python benchmarks/compare_recordings.py demos/mpe_spread --out recordings.png
+    python benchmarks/compare_recordings.py demos/mpe_spread --agents 3 --out recordings.png
 
 Finds every recorded generation below the folders, those included in which nothing was executable: such a one counts as
 what random actions earn. Returns are per agent, over the episodes that plans were selected on, for the model and for
-the control alike; `fresh` is the best plan's return on other episodes.
+the control alike; `fresh` is the best plan's return on other episodes. Seconds are those of all rounds, with the
+execution of plans and of the control.
 """
 
 import argparse
@@ -24,30 +25,44 @@ def main() -> None:
     """Print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders with demonstration sets below them")
+    parser.add_argument("--agents", type=int, metavar="N", help="only recordings for so many agents")
     parser.add_argument("--out", type=Path, help="the PNG to write")
     options = parser.parse_args()
-    kinds = recordings(options.folders)
+    kinds = recordings(options.folders, options.agents)
     for kind, groups in kinds.items():
-        print(f"\n{kind} plans\n")
+        print(f"\n{kind}\n")
         print("\n".join(table(groups)))
     if options.out is not None:
         draw(options.out, kinds)
 
 
-def recordings(folders: Sequence[Path]) -> dict[str, dict[str, list[Manifest]]]:
-    """Manifests by kind of plan and by who was asked, seeds in order; sets that were made beside training are left out.
+def recordings(folders: Sequence[Path], agents: int | None = None) -> dict[str, dict[str, list[Manifest]]]:
+    """Manifests by kind of plan and number of agents, and by who was asked, seeds in order.
+
+    Sets that were made beside training are left out.
 
     Args:
         folders: where to look.
+        agents: only those for so many agents; None for all.
     """
     found = [read_manifest(path.parent) for folder in folders for path in sorted(folder.rglob(MANIFEST))]
-    kinds: dict[str, dict[str, list[Manifest]]] = {}
+    kinds: dict[tuple[str, int], dict[str, list[Manifest]]] = {}
     for manifest in sorted(found, key=lambda m: m["settings"].get("seed", 0)):
+        team = team_of(manifest)
+        if agents is not None and team != agents:
+            continue
         if manifest["rounds"] and all(r["control"] is not None for r in manifest["rounds"]):
             constrained = ", constrained" if manifest["settings"].get("constrained") else ""
-            groups = kinds.setdefault(manifest["kind"], {})
+            groups = kinds.setdefault((manifest["kind"], team), {})
             groups.setdefault(manifest["model"] + constrained, []).append(manifest)
-    return {kind: dict(sorted(groups.items())) for kind, groups in sorted(kinds.items(), reverse=True)}
+    ordered = sorted(kinds, key=lambda place: (place[0] != "relational", place[1]))
+    return {f"{kind} plans, {team} agents": dict(sorted(kinds[kind, team].items())) for kind, team in ordered}
+
+
+def team_of(manifest: Manifest) -> int:
+    """The number of agents: the plans give each at least one instruction."""
+    told = manifest["environment"]["config"].get("num_agents")
+    return told if isinstance(told, int) else len({agent for p in manifest["plans"] for _, _, agent in p["triples"]})
 
 
 def table(groups: Mapping[str, Sequence[Manifest]]) -> list[str]:
@@ -56,7 +71,19 @@ def table(groups: Mapping[str, Sequence[Manifest]]) -> list[str]:
     Args:
         groups: manifests by who was asked.
     """
-    head = ("model", "seed", "valid", "ran", "best so far", "control", "added", "fresh", "tokens", "per 1,000 steps")
+    head = (
+        "model",
+        "seed",
+        "valid",
+        "ran",
+        "best so far",
+        "control",
+        "added",
+        "fresh",
+        "tokens",
+        "per 1,000 steps",
+        "s",
+    )
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for model, sets in groups.items():
         lines += [f"| {model} | {' | '.join(row(manifest))} |" for manifest in sets]
@@ -64,7 +91,7 @@ def table(groups: Mapping[str, Sequence[Manifest]]) -> list[str]:
         failed = sum(best(manifest) is None for manifest in sets)
         spread = f"**{np.mean(gains):+.2f}** ({min(gains):+.2f} to {max(gains):+.2f})"
         said = f"; {failed} of {len(sets)} came to nothing" if failed else ""
-        lines.append(f"| {model} | all | | | | | {spread}{said} | | | |")
+        lines.append(f"| {model} | all | | | | | {spread}{said} | | | | |")
     return lines
 
 
@@ -84,6 +111,7 @@ def row(manifest: Manifest) -> list[str]:
         figure(fresh_return(manifest)),
         f"{tokens[0]:,} + {tokens[1]:,}",
         per_thousand_steps(manifest, sum(tokens)),
+        f"{sum(r['seconds'] for r in rounds):,.0f}",
     ]
 
 
@@ -110,7 +138,7 @@ def per_thousand_steps(manifest: Manifest, tokens: int) -> str:
     """Tokens per thousand environment steps of as many episodes as a recording stores."""
     episodes = manifest["settings"].get("recorded_episodes")
     steps = manifest["environment"]["config"].get("max_steps")
-    if not episodes or not steps or not manifest["plans"]:
+    if not episodes or not steps or not tokens or not manifest["plans"]:
         return "-"
     return f"{1000 * tokens / (episodes * steps):,.0f}"
 
@@ -136,7 +164,7 @@ def draw(path: Path, kinds: Mapping[str, Mapping[str, Sequence[Manifest]]]) -> N
                 places, values = [r["index"] + 1 for r in rounds], [r["best_so_far"] for r in rounds]
                 axes.plot(places, values, "o-", color=f"C{number}", alpha=0.8, label=model if i == 0 else None)
         draw_control(axes, [manifest["rounds"] for sets in groups.values() for manifest in sets])
-        axes.set(xlabel="round", ylabel="best return per agent so far", title=f"{kind} plans")
+        axes.set(xlabel="round", ylabel="best return per agent so far", title=kind)
         longest = max(len(manifest["rounds"]) for sets in groups.values() for manifest in sets)
         axes.set(xlim=(0.5, longest + 0.5), xticks=range(1, longest + 1))
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

@@ -61,10 +61,9 @@ def jaxmarl_run(checkout: Path, num_envs: int, rollout_steps: int, updates: int)
 def our_run(num_envs: int, rollout_steps: int, updates: int) -> Callable[[], None]:
     """Compile our chunk of so many updates, and return a function that runs it once."""
     environment = SimpleSpread()
-    policy = Policy(environment.num_actions, environment.observation_size, (64, 64), "tanh")
+    policy = Policy.of(environment, hidden_sizes=(64, 64), activation="tanh")
     settings = TrainSettings(num_envs, rollout_steps, updates, epochs=4, minibatches=4)
-    numbers = (2.5e-4, 1.0, float(updates), 0.99, 0.95, 0.2, 0.01, 0.5, 0.5, 0.0, 1.0)
-    hyper = Hyper(*(jnp.float32(number) for number in numbers))
+    hyper = jax.tree.map(jnp.float32, Hyper(total_updates=float(updates), learning_rate=2.5e-4))
     start = jax.jit(lambda key: init_state(environment, policy, settings, key))
     chunk = jax.jit(make_train_chunk(environment, policy, settings), donate_argnums=0)
     compiled = chunk.lower(start(jax.random.key(0)), None, hyper).compile()

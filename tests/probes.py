@@ -111,6 +111,100 @@ class Masked(Steady):
         return jnp.tile(jnp.arange(self.num_actions) == step % self.num_actions, (self.num_agents, 1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Preferred(Choice):
+    """The same, but agent i has only `i + 2` of the actions, and the best one earns nothing to who cannot take it.
+
+    Of what is left, the action with the higher number earns more.
+    """
+
+    num_agents: int = 3
+    num_actions: int = 4
+
+    def available(self, step: Any) -> Any:
+        return jnp.arange(self.num_actions) < jnp.arange(2, self.num_agents + 2)[:, None]
+
+    def reward(self, action: Any) -> Any:
+        return jnp.where(self.available(0)[jnp.arange(self.num_agents), action], 0.1 * action, 100.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+    """Each agent sees a cue, 1 or 2, in the first step and nothing later; naming it in the last step earns 1.
+
+    An agent that remembers nothing earns 0.5 on average, whatever it does.
+    """
+
+    num_agents: int = 2
+    max_steps: int = 3
+    observation_size: int = 2
+    num_actions: int = 2
+
+    def reset(self, key: Any) -> tuple[Any, TimeStep]:
+        cue = jax.random.bernoulli(key, 0.5, (self.num_agents,)).astype(jnp.int32)
+        state = (cue, jnp.zeros((), jnp.int32))
+        return state, self._time_step(state, jnp.zeros(self.num_agents))
+
+    def step(self, state: Any, action: Any, key: Any) -> tuple[Any, TimeStep]:
+        state = (state[0], state[1] + 1)
+        return state, self._time_step(state, ((action == state[0]) & (state[1] == self.max_steps)).astype(jnp.float32))
+
+    def _time_step(self, state: Any, reward: Any) -> TimeStep:
+        cue, step = state
+        observation = jnp.where(step == 0, jax.nn.one_hot(cue, 2), 0.0)
+        return TimeStep(
+            observation=observation,
+            final_observation=observation,
+            reward=reward,
+            terminated=jnp.full(self.num_agents, step >= self.max_steps),
+            truncated=jnp.zeros((), bool),
+            available_actions=jnp.ones((self.num_agents, 2), bool),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim(Steady):
+    """Continuous actions of two components, of which agent 0 has one only: each earns less, the further from its aim.
+
+    Agent 1 aims at more than 1 in its second component, and can reach only 1.
+    """
+
+    num_actions: int = 2
+    continuous: bool = True
+
+    def available(self, step: Any) -> Any:
+        return jnp.array([[True, False], [True, True]])
+
+    def reward(self, action: Any) -> Any:
+        return -jnp.sum(self.available(0) * (action - self.aim()) ** 2, axis=-1)
+
+    def aim(self) -> Any:
+        return jnp.array([[0.5, 9.0], [-0.4, 1.5]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Steady):
+    """Agent 0 sees whether a coin shows 0 or 1, agent 1 does not, and both earn what it shows."""
+
+    def reset(self, key: Any) -> tuple[Any, TimeStep]:
+        state = jax.random.bernoulli(key, 0.5).astype(jnp.float32)
+        return state, self._shown(state, state < 0, jnp.zeros(2))
+
+    def step(self, state: Any, action: Any, key: Any) -> tuple[Any, TimeStep]:
+        return state, self._shown(state, state >= 0, jnp.full(2, state))
+
+    def _shown(self, coin: Any, over: Any, reward: Any) -> TimeStep:
+        observation = jnp.array([[1.0], [0.0]]) * coin
+        return TimeStep(
+            observation=observation,
+            final_observation=observation,
+            reward=reward,
+            terminated=jnp.full(2, over),
+            truncated=jnp.zeros((), bool),
+            available_actions=self.available(0),
+        )
+
+
 @struct.dataclass
 class LineState:
     """Where the agents are on the line, and the time."""

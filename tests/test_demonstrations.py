@@ -158,7 +158,7 @@ def test_an_agent_that_ends_early_is_stored_so(tmp_path: Path) -> None:
     write_set(tmp_path / "set", OneByOne(), plans, 2, 0.0, transcript_of(plans))
     loaded = load_demonstrations(str(tmp_path / "set"), OneByOne())
     np.testing.assert_array_equal(loaded.episodes().active.sum(axis=1), [[1, 2, 3]] * 2)
-    np.testing.assert_array_equal(loaded.samples().usable, [2, 4, 6])
+    np.testing.assert_array_equal(loaded.samples().count, [2, 4, 6])
     assert loaded.environment == target
 
 

@@ -161,6 +161,7 @@ def changed_plan(**changes: Any) -> dict[str, Any]:
         ({"recorded": {"episodes": 5, "noise": 0.0, "seed": 3}}, "5 episodes"),
         ({"recorded": {"episodes": 0, "noise": 0.0, "seed": 3}}, "recorded"),
         ({"recorded": {"episodes": 8, "noise": 2.0, "seed": 3}}, "recorded"),
+        ({"recorded": {"episodes": 8, "noise": 0.0, "noise_from": -1.0, "seed": 3}}, "recorded"),
         ({"usage": {"calls": 1}}, "usage"),
         ({"prompt": "plan_v1"}, "prompt"),
         ({"model": "x" * 10_001}, "model"),

@@ -223,6 +223,8 @@ def test_each_provider_becomes_its_model(tmp_path: Path) -> None:
     assert (anthropic.provider, anthropic.api_key_env) == (Anthropic(), "ANTHROPIC_API_KEY")
     assert model_name(configured(provider="anthropic", model="m")) == "m"
     assert model_name(configured(provider="local", path="/x/tiny-1b.Q4.gguf")) == "tiny-1b.Q4"
+    with pytest.raises(ConfigurationError, match="MPESpread"):
+        make_model(configured(provider="random"))
     with pytest.raises(ConfigurationError, match=re.escape("not a GGUF file")):
         make_model(configured(provider="local", path=str(write(tmp_path / "t.gguf", (request("a"), REPLY)))))
 
@@ -236,6 +238,7 @@ def test_each_provider_becomes_its_model(tmp_path: Path) -> None:
         ({"provider": "local"}, "llm.path is empty"),
         ({"provider": "local", "path": "x.gguf", "base_url": "http://h.test/v1"}, "has no address"),
         ({"provider": "replay", "base_url": "http://h.test/v1"}, "has no address"),
+        ({"provider": "random", "base_url": "http://h.test/v1"}, "has no address"),
     ],
 )
 def test_settings_that_cannot_work_are_told_before_anything_is_done(settings: dict[str, Any], words: str) -> None:

@@ -22,6 +22,7 @@ from leed_jax.objectives import (
     normalise,
     remaining_share,
     value_loss,
+    weighted_mean,
 )
 
 advantages = jax.jit(generalised_advantages)
@@ -96,24 +97,26 @@ def test_the_surrogate_is_clipped_where_the_ratio_went_far_enough() -> None:
     advantage = jnp.array([2.0, 2.0, -2.0, 2.0, -2.0, 1.0])
     behaviour = jnp.full(6, -1.0)
     # min(rho A, clip(rho) A) = 2, 2.4, -3, 1, -1.6, 1.1
-    loss, gradient = jax.value_and_grad(clipped_surrogate_loss)(behaviour + jnp.log(ratio), behaviour, advantage, 0.2)
+    loss, gradient = jax.value_and_grad(clipped_surrogate_loss)(
+        behaviour + jnp.log(ratio), behaviour, advantage, 0.2, jnp.ones(6)
+    )
     np.testing.assert_allclose(loss, -(2 + 2.4 - 3 + 1 - 1.6 + 1.1) / 6, rtol=1e-6)
     np.testing.assert_allclose(gradient, -np.array([2, 0, -3, 1, 0, 1.1]) / 6, rtol=1e-5)
 
 
 def test_the_critics_loss_is_half_the_squared_error() -> None:
     value, target = jnp.array([1.0, 2.0, 5.0]), jnp.array([1.0, 4.0, 1.0])
-    loss, gradient = jax.value_and_grad(value_loss)(value, target)
+    loss, gradient = jax.value_and_grad(value_loss)(value, target, jnp.ones(3))
     np.testing.assert_allclose(loss, 0.5 * (0 + 4 + 16) / 3)
     np.testing.assert_allclose(gradient, np.array([0, -2, 4]) / 3, rtol=1e-6)
 
 
 def test_the_divergence_is_zero_at_home_and_positive_elsewhere() -> None:
     behaviour = jnp.log(jnp.array([0.5, 0.25]))
-    assert approximate_kl(behaviour, behaviour) == 0
+    assert approximate_kl(behaviour, behaviour, jnp.ones(2)) == 0
     learner = jnp.log(jnp.array([0.25, 0.5]))
     np.testing.assert_allclose(
-        approximate_kl(learner, behaviour), ((0.5 - 1 + math.log(2)) + (2 - 1 - math.log(2))) / 2
+        approximate_kl(learner, behaviour, jnp.ones(2)), ((0.5 - 1 + math.log(2)) + (2 - 1 - math.log(2))) / 2
     )
 
 
@@ -121,7 +124,7 @@ def test_the_divergence_is_the_exact_one_on_average() -> None:
     behaviour, learner = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.3, 0.2])
     # Ten samples in the shares of the behaviour policy.
     drawn = np.repeat([0, 1, 2], [7, 2, 1])
-    found = approximate_kl(jnp.log(jnp.asarray(learner))[drawn], jnp.log(jnp.asarray(behaviour))[drawn])
+    found = approximate_kl(jnp.log(jnp.asarray(learner))[drawn], jnp.log(jnp.asarray(behaviour))[drawn], jnp.ones(10))
     np.testing.assert_allclose(found, np.sum(behaviour * np.log(behaviour / learner)), rtol=1e-5)
 
 
@@ -141,7 +144,7 @@ def test_no_weight_at_all_gives_no_loss_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("x", [[1.0, 2.0, 6.0], [-3.0, 1e4, 0.0, 7.0]])
 def test_normalised_numbers_have_mean_zero_and_deviation_one(x: list[float]) -> None:
-    found = np.asarray(normalise(jnp.array(x)))
+    found = np.asarray(normalise(jnp.array(x), jnp.ones(len(x))))
     np.testing.assert_allclose([found.mean(), found.std()], [0, 1], atol=1e-6)
     np.testing.assert_allclose(found, (np.array(x) - np.mean(x)) / np.std(x), rtol=1e-4, atol=1e-6)
 
@@ -149,7 +152,30 @@ def test_normalised_numbers_have_mean_zero_and_deviation_one(x: list[float]) -> 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1000.1])
 @pytest.mark.parametrize("size", [1, 3, 7, 832])
 def test_equal_numbers_normalise_to_zero(value: float, size: int) -> None:
-    np.testing.assert_array_equal(normalise(jnp.full(size, value)), np.zeros(size))
+    np.testing.assert_array_equal(normalise(jnp.full(size, value), jnp.ones(size)), np.zeros(size))
+
+
+def test_what_has_no_weight_is_as_if_it_were_not_there() -> None:
+    kept, weight = np.array([0, 2, 3, 5]), jnp.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    left, right = jnp.array([-0.1, 9.0, -0.7, -0.4, -99.0, -0.2]), jnp.array([-0.3, 2.0, -0.5, -0.6, 1.0, -0.1])
+    advantage, one = jnp.array([1.0, 1e9, -2.0, 0.5, jnp.inf, 3.0]), jnp.ones(4)
+    for whole, part in (
+        (weighted_mean(left, weight), jnp.mean(left[kept])),
+        (value_loss(left, right, weight), value_loss(left[kept], right[kept], one)),
+        (approximate_kl(left, right, weight), approximate_kl(left[kept], right[kept], one)),
+        (
+            clipped_surrogate_loss(left, right, advantage, 0.2, weight),
+            clipped_surrogate_loss(left[kept], right[kept], advantage[kept], 0.2, one),
+        ),
+        (normalise(advantage, weight)[kept], normalise(advantage[kept], one)),
+    ):
+        np.testing.assert_allclose(whole, part, rtol=1e-5)
+    np.testing.assert_array_equal(normalise(advantage, weight)[np.array([1, 4])], [0, 0])
+
+
+def test_a_weight_of_two_counts_twice() -> None:
+    twice = weighted_mean(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))
+    np.testing.assert_allclose(twice, 2.0)
 
 
 SCHEDULED = {
@@ -191,15 +217,15 @@ FLAT, SQUARE, FLAGGED = jnp.zeros(4), jnp.zeros((2, 2)), jnp.zeros(4, bool)
 BATCHED = {
     "advantages": lambda: generalised_advantages(SQUARE, FLAT, FLAT, FLAGGED, FLAGGED, 0.9, 0.9),
     "lengths": lambda: generalised_advantages(jnp.zeros(3), FLAT, FLAT, FLAGGED, FLAGGED, 0.9, 0.9),
-    "surrogate": lambda: clipped_surrogate_loss(FLAT, SQUARE, FLAT, 0.2),
-    "surrogate of one": lambda: clipped_surrogate_loss(FLAT, jnp.zeros(1), FLAT, 0.2),
-    "value": lambda: value_loss(FLAT, SQUARE),
-    "value of one": lambda: value_loss(FLAT, jnp.zeros(1)),
-    "divergence": lambda: approximate_kl(SQUARE, SQUARE),
-    "divergence of one": lambda: approximate_kl(FLAT, jnp.zeros(1)),
+    "surrogate": lambda: clipped_surrogate_loss(FLAT, SQUARE, FLAT, 0.2, FLAT),
+    "surrogate of one": lambda: clipped_surrogate_loss(FLAT, jnp.zeros(1), FLAT, 0.2, FLAT),
+    "value": lambda: value_loss(FLAT, SQUARE, FLAT),
+    "value of one": lambda: value_loss(FLAT, jnp.zeros(1), FLAT),
+    "divergence": lambda: approximate_kl(SQUARE, SQUARE, FLAT),
+    "divergence of one": lambda: approximate_kl(FLAT, jnp.zeros(1), FLAT),
     "likelihood": lambda: negative_log_likelihood(SQUARE, FLAT),
     "likelihood of one": lambda: negative_log_likelihood(FLAT, jnp.zeros(1)),
-    "normalise": lambda: normalise(SQUARE),
+    "normalise": lambda: normalise(SQUARE, FLAT),
 }
 
 
@@ -248,15 +274,18 @@ def warp(left: np.ndarray, right: np.ndarray) -> float:
 def test_dynamic_time_warping_is_what_plain_python_computes(rows: int, columns: int, width: int) -> None:
     source = np.random.default_rng(rows * 100 + columns)
     left, right = source.normal(size=(rows, width)), source.normal(size=(columns, width))
-    found = jax.jit(dynamic_time_warping)(jnp.float32(left), jnp.float32(right))
+    padded = [np.concatenate([x, np.full((3, width), 99.0)]) for x in (left, right)]
+    found = jax.jit(dynamic_time_warping)(*map(jnp.float32, padded), rows, columns)
     np.testing.assert_allclose(found, warp(left, right), rtol=1e-5)
+    whole = jax.jit(dynamic_time_warping)(*map(jnp.float32, padded), rows + 3, columns + 3)
+    np.testing.assert_allclose(whole, warp(*padded), rtol=1e-5)
 
 
 def test_warping_forgives_waiting_and_nothing_else() -> None:
     path = jnp.array([[0.0], [1.0], [2.0], [3.0]])
     waited = jnp.array([[0.0], [0.0], [1.0], [2.0], [2.0], [3.0]])
-    assert float(dynamic_time_warping(path, waited)) == 0.0
-    assert float(dynamic_time_warping(path, waited + 0.5)) > 0.0
+    assert float(dynamic_time_warping(path, waited, 4, 6)) == 0.0
+    assert float(dynamic_time_warping(path, waited + 0.5, 4, 6)) > 0.0
 
 
 def test_the_remaining_share_falls_from_one_to_nothing() -> None:

@@ -110,7 +110,7 @@ class Training:
             self.advance()
 
     def experts(self) -> Any:
-        return self.program._inputs[0]
+        return self.program._inputs[0].samples
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

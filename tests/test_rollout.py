@@ -12,12 +12,22 @@ from leed_jax.environment import AutoReset
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import compile_triples, stack_plans
 from leed_jax.policy import Policy
-from leed_jax.rollout import all_logits, all_values, collect, start_actors
+from leed_jax.rollout import act_all, collect, start_actors, value_all
 
 
 def agents_of(environment: Any) -> tuple[Policy, Any]:
-    policy = Policy(environment.num_actions, environment.observation_size, (4,))
-    return policy, policy.init_agents(jax.random.key(0), environment.num_agents)
+    policy = Policy.of(environment, hidden_sizes=(4,))
+    return policy, policy.init_agents(jax.random.key(0))
+
+
+def logits_of(policy: Policy, parameters: Any, observation: Any, available: Any) -> Any:
+    nowhere = jnp.zeros(observation.shape[0], bool)
+    return act_all(policy, policy.of_agents(parameters), None, observation, available, nowhere)[1].logits
+
+
+def values_of(policy: Policy, parameters: Any, observation: Any) -> Any:
+    nowhere = jnp.zeros(observation.shape[0], bool)
+    return value_all(policy, policy.of_agents(parameters), None, observation, nowhere)[1]
 
 
 def gather(environment: Any, steps: int, rollouts: int = 1) -> tuple[Policy, Any, list[Any]]:
@@ -37,17 +47,17 @@ def test_a_rollout_goes_on_where_the_last_one_ended() -> None:
     np.testing.assert_array_equal(over, np.tile([[False], [False], [True], [False]], 3))
     returns = np.concatenate([first.episode_return, second.episode_return])
     np.testing.assert_array_equal(returns[:, 0], [[1, 2], [2, 4], [3, 6], [1, 2]])
-    seen = np.argmax(np.concatenate([first.observation, second.observation]), axis=-1)
+    seen = np.argmax(np.concatenate([first.seen, second.seen]), axis=-1)
     np.testing.assert_array_equal(seen[:, 0, 0], [0, 1, 2, 0])
 
 
 def test_values_and_likelihoods_are_those_of_the_acting_policy() -> None:
     policy, parameters, (rollout,) = gather(Choice(num_agents=2, max_steps=2, sees_time=True), 4)
-    logits = jax.vmap(lambda o, a: all_logits(policy, parameters, o, a))(rollout.observation, rollout.available_actions)
+    logits = jax.vmap(lambda o, a: logits_of(policy, parameters, o, a))(rollout.seen, rollout.available_actions)
     log_probs = jax.nn.log_softmax(logits)
     expected = jnp.take_along_axis(log_probs, rollout.action[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(rollout.log_prob, expected, rtol=1e-5)
-    values = jax.vmap(lambda o: all_values(policy, parameters, o))(rollout.observation)
+    values = jax.vmap(lambda o: values_of(policy, parameters, o))(rollout.seen)
     np.testing.assert_allclose(rollout.value, values, rtol=1e-5, atol=1e-6)
     # The reward tells which action was taken.
     np.testing.assert_array_equal(rollout.reward, rollout.action == jnp.array([1, 2]))
@@ -56,7 +66,7 @@ def test_values_and_likelihoods_are_those_of_the_acting_policy() -> None:
 def test_the_next_value_is_that_of_the_old_episodes_end() -> None:
     environment = Steady(max_steps=2, sees_time=True)
     policy, parameters, (rollout,) = gather(environment, 4)
-    by_step = all_values(policy, parameters, jnp.tile(jnp.eye(3)[:, None], (1, 2, 1)))
+    by_step = values_of(policy, parameters, jnp.tile(jnp.eye(3)[:, None], (1, 2, 1)))
     np.testing.assert_allclose(rollout.value[:, 0], by_step[jnp.array([0, 1, 0, 1])], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(rollout.next_value[:, 0], by_step[jnp.array([1, 2, 1, 2])], rtol=1e-5, atol=1e-6)
 
@@ -65,10 +75,12 @@ def test_each_agent_acts_on_its_own_parameters() -> None:
     policy, parameters = agents_of(Steady())
     observation, available = jnp.ones((3, 2, 1)), jnp.ones((3, 2, 2), bool)
     for i in range(2):
-        own = jax.tree.map(lambda x, i=i: x[i], parameters)
-        expected = policy.logits(own, observation[:, i], available[:, i]), policy.value(own, observation[:, i])
-        np.testing.assert_allclose(all_logits(policy, parameters, observation, available)[:, i], expected[0], rtol=1e-5)
-        np.testing.assert_allclose(all_values(policy, parameters, observation)[:, i], expected[1], rtol=1e-5)
+        own, start = jax.tree.map(lambda x, i=i: x[i], parameters), jnp.ones((1, 3), bool)
+        _, choice = policy.act(own, None, observation[None, :, i], available[None, :, i], start)
+        _, value = policy.value(own, None, observation[None, :, i], start, jnp.int32(i))
+        found = logits_of(policy, parameters, observation, available), values_of(policy, parameters, observation)
+        np.testing.assert_allclose(found[0][:, i], choice.logits[0], rtol=1e-5)
+        np.testing.assert_allclose(found[1][:, i], value[0], rtol=1e-5)
 
 
 def test_only_available_actions_are_taken() -> None:
@@ -93,7 +105,7 @@ PLANS = (
 
 def instructed_by_hand(rollout: Any, marks: int) -> np.ndarray:
     """What the plans say, step by step and agent by agent, from what was seen."""
-    position = np.asarray(rollout.observation[..., 0], int)
+    position = np.asarray(rollout.seen[..., 0], int)
     steps, envs, agents = position.shape
     counter = np.zeros((envs, agents), int)
     found = np.zeros(position.shape, int)

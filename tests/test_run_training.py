@@ -5,6 +5,7 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -13,9 +14,10 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tiny_run import DrawnWalk, quick_compilation, record_walk, rows_of, settings
 
-from leed_jax import program, runner
+from leed_jax import algorithms, runner
+from leed_jax.algorithms import make_hyper
 from leed_jax.config import from_dictionary
-from leed_jax.program import Program, Schedule, make_hyper, prepare, seed_keys
+from leed_jax.program import Program, Schedule, prepare, seed_keys
 from leed_jax.report.directory import RunDirectory
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
 from leed_jax.run import compose_config, main
@@ -51,7 +53,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     record_walk(folder / "set", DrawnWalk())
     traces = []
-    build = program.make_train_chunk
+    build = algorithms.make_train_chunk
 
     def counting(*args):
         train_chunk = build(*args)
@@ -66,7 +68,7 @@ def finished(tmp_path_factory):
     config = compose_config(settings(folder / "run", "DrawnWalk", **changes))
     console = Console(record=True, width=80, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "make_train_chunk", counting)
+        patch.setattr(algorithms, "make_train_chunk", counting)
         outcome = start_run(config, console)
     return outcome, console.file.getvalue(), len(traces)
 
@@ -104,6 +106,7 @@ def test_metrics_have_a_line_for_each_chunk_and_seed(finished):
     assert [row["env_steps"] for row in rows[::SEEDS]] == [STEPS_PER_CHUNK * c for c in range(1, CHUNKS + 1)]
     for row in rows:
         assert row["return_per_agent"] == pytest.approx(np.mean(row["return_of_agents"]), rel=1e-12)
+        assert isinstance(row["greedy_return_per_agent"], float)
         assert len(row["expert_weight"]) == len(row["expert_loss"]) == len(row["value_loss"]) == AGENTS
     walls = [row["wall_s"] for row in rows]
     assert walls == sorted(walls)
@@ -131,7 +134,8 @@ def test_the_summary_says_what_came_of_it(finished):
     assert summary["algorithm"] == "leed"
     assert summary["env_steps"] == CHUNKS * STEPS_PER_CHUNK
     assert summary["seeds"] == [3, 4]
-    assert len(summary["return_per_agent"]) == SEEDS
+    assert len(summary["return_per_agent"]) == len(summary["stochastic_return_per_agent"]) == SEEDS
+    np.testing.assert_allclose(np.mean(summary["return_of_agents"], axis=1), summary["return_per_agent"], rtol=1e-6)
     assert summary["wall_s"] == rows_of(outcome.directory)[-1]["wall_s"]
     assert summary["compile_s"] > 0
     assert summary["steps_per_s"] == pytest.approx(SEEDS * summary["env_steps"] / summary["wall_s"], rel=1e-3)
@@ -218,14 +222,15 @@ def test_the_algorithms_differ_by_the_expert_weight_alone(alone):
     assert setup.experts is not None
     assert without.experts is None
     assert without.demonstrations is not None
-    assert float(make_hyper(setup.config, setup.schedule).expert_weight) == 1.0
+    assert float(make_hyper(setup.config, setup.schedule.updates).expert_weight) == 1.0
     ippo = Program(without)
     ippo.compile()
     expected, metrics = ippo.step(ippo.init())
     np.testing.assert_array_equal(metrics["expert_weight"], np.zeros((1, AGENTS)))
     weighted, _ = leed.step(leed.init())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leed, "_inputs", (setup.experts, make_hyper(config, setup.schedule)))
+        weightless = make_hyper(config, setup.schedule.updates).replace(expert_weight=jnp.float32(0.0))
+        patch.setattr(leed, "_inputs", (setup.experts, weightless))
         unweighted, _ = leed.step(leed.init())
     for ours, theirs in zip(jax.tree.leaves(unweighted.parameters), jax.tree.leaves(expected.parameters), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -16,10 +16,10 @@ from leed_jax.errors import ConfigurationError
 from leed_jax.experts import Experts, ExpertSamples, expert_samples, sample_experts
 from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
 from leed_jax.policy import Policy
-from leed_jax.rollout import Rollout, all_logits, all_values
+from leed_jax.loss import agent_batches
+from leed_jax.rollout import Rollout, act_all, value_all
 from leed_jax.train import (
     TrainSettings,
-    _agent_batches,
     init_state,
     make_train_chunk,
 )
@@ -33,7 +33,7 @@ ONE = dataclasses.replace(SETTINGS, updates_per_chunk=1)
 @functools.cache
 def learner(environment: Any, settings: TrainSettings = SETTINGS) -> tuple[Policy, Any, Any]:
     """The policy, a compiled start and a compiled chunk."""
-    policy = Policy(environment.num_actions, environment.observation_size, (16,))
+    policy = Policy.of(environment, hidden_sizes=(16,))
     start = jax.jit(functools.partial(init_state, environment, policy, settings))
     return policy, start, jax.jit(make_train_chunk(environment, policy, settings))
 
@@ -50,26 +50,31 @@ def constant_observation(environment: Any) -> Any:
     return jnp.ones((1, environment.num_agents, 1))
 
 
-def values(environment: Any, state: Any) -> np.ndarray:
-    return np.asarray(all_values(learner(environment)[0], state.parameters, constant_observation(environment)))[0]
+def values(environment: Any, state: Any, observation: Any = None) -> np.ndarray:
+    observation = constant_observation(environment) if observation is None else observation
+    nowhere = jnp.zeros(len(observation), bool)
+    return np.asarray(value_all(learner(environment)[0], state.parameters, None, observation, nowhere)[1])
 
 
 def probabilities(environment: Any, state: Any) -> np.ndarray:
     available = jnp.ones((1, environment.num_agents, environment.num_actions), bool)
-    logits = all_logits(learner(environment)[0], state.parameters, constant_observation(environment), available)
-    return np.asarray(jax.nn.softmax(logits))[0]
+    policy, observation = learner(environment)[0], constant_observation(environment)
+    _, choice = act_all(policy, state.parameters, None, observation, available, jnp.zeros(1, bool))
+    return np.asarray(jax.nn.softmax(choice.logits))[0]
 
 
-def advice(actions: list[int], rows: int = 5, num_actions: int = 3) -> ExpertSamples:
+def advice(actions: list[int], size: int = 5, num_actions: int = 3, **changes: Any) -> Experts:
     """Every agent's expert always takes one and the same action, in the probes that always look the same."""
     agents = len(actions)
-    return ExpertSamples(
-        observation=jnp.ones((rows, agents, 1)),
-        available_actions=jnp.ones((rows, agents, num_actions), bool),
-        action=jnp.tile(jnp.array(actions, jnp.int32), (rows, 1)),
-        usable_rows=jnp.tile(jnp.arange(rows, dtype=jnp.int32), (agents, 1)),
-        usable=jnp.full(agents, rows, jnp.int32),
+    samples = ExpertSamples(
+        observation=jnp.ones((1, size, agents, 1)),
+        available_actions=jnp.ones((1, size, agents, num_actions), bool),
+        action=jnp.tile(jnp.array(actions, jnp.int32), (1, size, 1)),
+        usable=jnp.ones((1, size, agents), bool),
+        rows=jnp.tile(jnp.arange(size, dtype=jnp.int32), (agents, 1)),
+        count=jnp.full(agents, size, jnp.int32),
     )
+    return Experts(samples=samples.replace(**changes))
 
 
 # --- what is learnt ---------------------------------------------------------------------------------------------
@@ -78,21 +83,21 @@ def advice(actions: list[int], rows: int = 5, num_actions: int = 3) -> ExpertSam
 def test_a_single_step_is_worth_its_reward() -> None:
     environment = Steady()
     state, metrics = learn(environment, chunks=2)
-    np.testing.assert_allclose(values(environment, state), [1, 2], atol=0.02)
+    np.testing.assert_allclose(values(environment, state)[0], [1, 2], atol=0.02)
     assert np.all(metrics["value_loss"] < 1e-2)
 
 
 def test_a_time_limit_does_not_end_the_value() -> None:
     environment = Steady(max_steps=4, terminates=False)
     state, _ = learn(environment, chunks=4, discount=0.8)
-    np.testing.assert_allclose(values(environment, state), [1 / (1 - 0.8), 2 / (1 - 0.8)], rtol=0.02)
+    np.testing.assert_allclose(values(environment, state)[0], [1 / (1 - 0.8), 2 / (1 - 0.8)], rtol=0.02)
 
 
 def test_a_termination_ends_the_value() -> None:
     environment = Steady(max_steps=3, sees_time=True)
     state, _ = learn(environment, chunks=3, discount=0.5)
     steps = jnp.tile(jnp.eye(4)[:3, None], (1, 2, 1))
-    found = all_values(learner(environment)[0], state.parameters, steps)
+    found = values(environment, state, steps)
     np.testing.assert_allclose(found, np.outer([1.75, 1.5, 1], [1, 2]), atol=0.05)
 
 
@@ -118,7 +123,7 @@ def test_each_agent_imitates_what_its_own_plan_says() -> None:
     environment = PrimitiveInstructions(Nothing(num_agents=3))
     triples = [("Act", f"action_{action}", f"agent_{agent}") for agent, action in enumerate([2, 0, 1])]
     plans = stack_plans([compile_triples(environment.vocabulary, triples, 2)])
-    state, metrics = learn(environment, plans)
+    state, metrics = learn(environment, Experts(plans=plans))
     found = probabilities(environment, state)
     assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
     assert np.all(metrics["expert_loss"] < 0.5)
@@ -130,7 +135,7 @@ def test_what_a_plan_says_and_nobody_could_do_says_nothing() -> None:
     triples = [("Act", "action_0", f"agent_{agent}") for agent in range(2)]
     plans = stack_plans([compile_triples(environment.vocabulary, triples, 1)])
     _policy, start, chunk = learner(environment, ONE)
-    state, metrics = chunk(start(jax.random.key(0)), plans, HYPER.replace(expert_weight=1e3))
+    state, metrics = chunk(start(jax.random.key(0)), Experts(plans=plans), HYPER.replace(expert_weight=1e3))
     # Only one action at a time is available there: where it is the plan's, it is certain, and elsewhere it is no error.
     np.testing.assert_allclose(metrics["expert_loss"], 0.0, atol=1e-5)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
@@ -138,12 +143,13 @@ def test_what_a_plan_says_and_nobody_could_do_says_nothing() -> None:
 
 def test_rows_that_are_not_usable_say_nothing() -> None:
     environment = Nothing(num_agents=3)
-    experts = advice([2, 0, 1])
+    actions = jnp.tile(jnp.array([2, 0, 1], jnp.int32), (1, 5, 1))
     padding = jnp.arange(5) < 3
-    padded = experts.replace(
-        action=jnp.where(padding[:, None], (experts.action + 1) % 3, experts.action),
-        usable_rows=jnp.array([[3, 4, 0, 0, 0]] * 3, jnp.int32),
-        usable=jnp.full(3, 2, jnp.int32),
+    padded = advice(
+        [2, 0, 1],
+        action=jnp.where(padding[:, None], (actions + 1) % 3, actions),
+        rows=jnp.array([[3, 4, 0, 0, 0]] * 3, jnp.int32),
+        count=jnp.full(3, 2, jnp.int32),
     )
     state, _ = learn(environment, padded)
     assert np.all(probabilities(environment, state)[[0, 1, 2], [2, 0, 1]] > 0.95)
@@ -154,7 +160,7 @@ def test_rows_that_are_not_usable_say_nothing() -> None:
 CHOICE = Choice(num_agents=3)
 
 
-def step(experts: ExpertSamples | None = None, start: Any = None, seed: int = 0, **changes: float) -> Any:
+def step(experts: Experts | None = None, start: Any = None, seed: int = 0, **changes: float) -> Any:
     _, begin, chunk = learner(CHOICE, ONE)
     return chunk(begin(jax.random.key(seed)) if start is None else start, experts, HYPER.replace(**changes))[0]
 
@@ -185,7 +191,7 @@ def test_experts_without_weight_or_usable_rows_are_as_none() -> None:
     experts = advice([0, 1, 2])
     alone = step(None)
     assert_close(alone.parameters, step(experts, expert_weight=0.0).parameters)
-    assert_close(alone.parameters, step(experts.replace(usable=jnp.zeros(3, jnp.int32))).parameters)
+    assert_close(alone.parameters, step(advice([0, 1, 2], count=jnp.zeros(3, jnp.int32))).parameters)
     assert not same(alone, step(experts), 0)
 
 
@@ -289,11 +295,11 @@ def demonstrations(active: Any, possible: Any) -> Trajectory:
 
 def test_demonstrations_become_a_row_for_each_step() -> None:
     samples = expert_samples(demonstrations(jnp.ones((2, 3, 2), bool), jnp.ones((2, 3, 2), bool)))
-    np.testing.assert_array_equal(samples.action, [[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]])
+    np.testing.assert_array_equal(samples.action, [[[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]]])
     np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
-    np.testing.assert_array_equal(samples.usable_rows, [np.arange(6)] * 2)
-    np.testing.assert_array_equal(samples.usable, [6, 6])
-    assert samples.available_actions.shape == (6, 2, 12)
+    np.testing.assert_array_equal(samples.rows, [np.arange(6)] * 2)
+    np.testing.assert_array_equal(samples.count, [6, 6])
+    assert samples.available_actions.shape == (1, 6, 2, 12)
 
 
 def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
@@ -302,12 +308,12 @@ def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
     active = jnp.array([[[1, 1], [1, 0], [0, 0]], [[1, 1], [0, 1], [0, 1]]], bool)
     possible = jnp.ones((2, 3, 2), bool).at[1, 2, 1].set(False)
     samples = expert_samples(demonstrations(active, possible))
-    np.testing.assert_array_equal(samples.usable, [3, 3])
+    np.testing.assert_array_equal(samples.count, [3, 3])
     drawn = sample_experts(samples, jax.random.key(0), 200)
-    assert set(np.asarray(drawn.action[0]).tolist()) == {0, 2, 6}
-    assert set(np.asarray(drawn.action[1]).tolist()) == {1, 7, 9}
+    assert set(np.asarray(drawn.action[0, 0]).tolist()) == {0, 2, 6}
+    assert set(np.asarray(drawn.action[1, 0]).tolist()) == {1, 7, 9}
     np.testing.assert_array_equal(drawn.observation[..., 0], drawn.action)
-    np.testing.assert_array_equal(drawn.weight, np.ones((2, 200)))
+    np.testing.assert_array_equal(drawn.weight, np.ones((2, 1, 200)))
 
 
 def test_agents_with_the_same_usable_rows_learn_from_the_same_steps() -> None:
@@ -320,7 +326,7 @@ def test_agents_with_the_same_usable_rows_learn_from_the_same_steps() -> None:
 def test_an_agent_without_a_usable_row_learns_nothing() -> None:
     active = jnp.ones((2, 3, 2), bool).at[..., 1].set(False)
     drawn = sample_experts(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
-    np.testing.assert_array_equal(drawn.weight, [[1] * 4, [0] * 4])
+    np.testing.assert_array_equal(drawn.weight, [[[1] * 4], [[0] * 4]])
 
 
 def test_executing_and_arranging_needs_room_for_the_tables_alone() -> None:
@@ -341,24 +347,26 @@ def test_for_an_agent_that_has_terminated_the_episode_is_over() -> None:
 
     def batches(last_reward: float) -> Any:
         zeros = jnp.zeros(shape)
-        return _agent_batches(
-            Rollout(
-                observation=zeros[..., None],
-                available_actions=jnp.ones((*shape, 2), bool),
-                action=zeros.astype(jnp.int32),
-                log_prob=zeros,
-                value=zeros,
-                next_value=jnp.ones(shape),
-                reward=zeros.at[2].set(last_reward),
-                terminated=jnp.array([[[True, False]], [[True, False]], [[True, False]]]),
-                episode_over=jnp.array([[False], [False], [True]]),
-                episode_return=zeros,
-            ),
-            HYPER,
+        rollout = Rollout(
+            seen=zeros[..., None],
+            seen_by_all=None,
+            available_actions=jnp.ones((*shape, 2), bool),
+            action=zeros.astype(jnp.int32),
+            log_prob=zeros,
+            value=zeros,
+            next_value=jnp.ones(shape),
+            reward=zeros.at[2].set(last_reward),
+            terminated=jnp.array([[[True, False]], [[True, False]], [[True, False]]]),
+            episode_over=jnp.array([[False], [False], [True]]),
+            episode_return=zeros,
+            start=jnp.array([[True], [False], [False]]),
+            active=jnp.array([[[True, True]], [[False, True]], [[False, True]]]),
         )
+        return agent_batches(rollout, None, HYPER)[0]
 
     quiet, loud = batches(0.0), batches(100.0)
-    np.testing.assert_array_equal(quiet.advantage[0, :2], [0, 0])
-    np.testing.assert_array_equal(loud.advantage[0, :2], [0, 0])
+    np.testing.assert_array_equal(quiet.advantage[0, 0, :2], [0, 0])
+    np.testing.assert_array_equal(loud.advantage[0, 0, :2], [0, 0])
     assert np.all(loud.advantage[1] > quiet.advantage[1])
     np.testing.assert_array_equal(loud.target, loud.advantage)
+    np.testing.assert_array_equal(loud.weight, [[[1, 0, 0]], [[1, 1, 1]]])

@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 State = TypeVar("State")
 
+Action = Int[Array, "A"] | Float[Array, "A N"]
+"""One action for each agent: a number, or where actions are continuous a vector."""
+
 
 @struct.dataclass
 class TimeStep:
@@ -26,10 +29,11 @@ class TimeStep:
         final_observation: what the action led to, before any automatic reset; elsewhere equal to `observation`.
             Values at a time limit are bootstrapped from it.
         reward: one reward per agent for the action just taken; zero after a reset.
-        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped. For now all agents
-            terminate together.
+        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped. It stays so to the end of
+            the episode, and what the agent does and earns until then counts for nothing.
         truncated: the episode was cut off, by a time limit for instance: the value of what follows still counts.
-        available_actions: which actions each agent may take next.
+        available_actions: which actions each agent may take next; with continuous actions, which components its actions
+            have. Agents with fewer actions than others, or shorter observations, are padded.
     """
 
     observation: Float[Array, "A O"]
@@ -46,9 +50,11 @@ class TimeStep:
 
 @runtime_checkable
 class Environment(Protocol[State]):
-    """A multi-agent environment with discrete actions.
+    """A multi-agent environment.
 
-    Implementations are hashable and compare by value, as they are static arguments of jitted functions.
+    Implementations are hashable and compare by value, as they are static arguments of jitted functions. Actions are
+    numbers, unless there is an attribute `continuous` that is true: then they are vectors with `num_actions` components
+    in [-1, 1].
     """
 
     @property
@@ -63,7 +69,7 @@ class Environment(Protocol[State]):
 
     @property
     def num_actions(self) -> int:
-        """The number of actions of an agent, `N`."""
+        """The number of actions of an agent, or of the components of its action where those are continuous, `N`."""
         ...
 
     @property
@@ -79,15 +85,20 @@ class Environment(Protocol[State]):
         """
         ...
 
-    def step(self, state: State, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[State, TimeStep]:
+    def step(self, state: State, action: Action, key: PRNGKeyArray) -> tuple[State, TimeStep]:
         """Take one action per agent.
 
         Args:
             state: the state that `reset` or `step` returned last.
-            action: one action per agent, each in `[0, num_actions)`.
+            action: one action per agent, each in `[0, num_actions)`, or a vector of `num_actions` in [-1, 1].
             key: source of the transition's randomness; consumed.
         """
         ...
+
+
+def has_continuous_actions(environment: Environment) -> bool:
+    """Whether actions are vectors of real numbers."""
+    return bool(getattr(environment, "continuous", False))
 
 
 @runtime_checkable
@@ -134,11 +145,16 @@ class Wrapper:
         """The number of steps after which every episode is over."""
         return self.environment.max_steps
 
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are vectors of real numbers."""
+        return has_continuous_actions(self.environment)
+
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Start an episode; `key` is consumed."""
         return self.environment.reset(key)
 
-    def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+    def step(self, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Take one action per agent; `key` is consumed."""
         return self.environment.step(state, action, key)
 
@@ -150,7 +166,7 @@ class AutoReset(Wrapper):
     old episode, with `observation` and `available_actions` of the new one.
     """
 
-    def step(self, state: Any, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+    def step(self, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
         """Take one action per agent and, where that ends the episode, start the next; `key` is consumed."""
         step_key, reset_key = jax.random.split(key)
         state, time_step = self.environment.step(state, action, step_key)

@@ -1,4 +1,4 @@
-"""What the expert term learns from: tables of samples to draw from, or plans to ask."""
+"""What the expert term learns from: tables of samples to draw from, or plans to ask; and what to measure oneself by."""
 
 import jax
 import jax.numpy as jnp
@@ -9,41 +9,98 @@ from leed_jax.instructions import Plan, Trajectory
 
 
 @struct.dataclass
+class Outcome:
+    """What came of an expert's steps.
+
+    Attributes:
+        reward: what the agent earned.
+        active: whether it took part in the step.
+        terminated: whether the step ended its task.
+    """
+
+    reward: Float[Array, "*B"]
+    active: Bool[Array, "*B"]
+    terminated: Bool[Array, "*B"]
+
+
+@struct.dataclass
 class ExpertSamples:
-    """Demonstrations as tables of samples, with a row for every step of every episode.
+    """Demonstrations as sequences to draw, `M` of them: single steps (`L` is 1), or whole episodes.
 
     Attributes:
         observation: what each agent saw.
         available_actions: what it could do.
-        action: what it is to imitate.
-        usable_rows: for each agent the rows that it can learn from, in order; past `usable` of them, padding.
-        usable: how many those are.
+        action: what it is to imitate, `[L, M, A]`, or `[L, M, A, N]` where actions are continuous.
+        usable: whether it can learn from the step.
+        rows: for each agent the sequences that it can learn from, in order; past `count` of them, padding.
+        count: how many those are.
+        outcome: what came of the steps, `[L, M, A]`; None for single steps.
     """
 
-    observation: Float[Array, "M A O"]
-    available_actions: Bool[Array, "M A N"]
-    action: Int[Array, "M A"]
-    usable_rows: Int[Array, "A M"]
-    usable: Int[Array, "A"]
+    observation: Float[Array, "L M A O"]
+    available_actions: Bool[Array, "L M A N"]
+    action: Array
+    usable: Bool[Array, "L M A"]
+    rows: Int[Array, "A M"]
+    count: Int[Array, "A"]
+    outcome: Outcome | None = None
 
 
-Experts = ExpertSamples | Plan
-"""What the expert term learns from: samples, or plans that are asked in the learners' own states."""
+@struct.dataclass
+class ReferenceEpisodes:
+    """Some of an expert's episodes, as many as will be compared, `K`.
+
+    Attributes:
+        observation: what each agent saw.
+        length: how many steps there are for each agent; what comes after is padding.
+    """
+
+    observation: Float[Array, "K T A O"]
+    length: Int[Array, "K A"]
+
+
+@struct.dataclass
+class Yardstick:
+    """What an expert does by itself, for a weight that goes by how far the learners still are from that.
+
+    Attributes:
+        returns: what it earns, each agent's undiscounted return.
+        episodes: some of its episodes; None if only returns are compared.
+    """
+
+    returns: Float[Array, "A"]
+    episodes: ReferenceEpisodes | None = None
+
+
+@struct.dataclass
+class Experts:
+    """What the expert term learns from; one of `samples` and `plans` is there.
+
+    Attributes:
+        samples: demonstrations to draw from.
+        plans: plans that are asked in the learners' own states, stacked on a leading axis `P`.
+        yardstick: what the expert does by itself; None if no weight goes by it.
+    """
+
+    samples: ExpertSamples | None = None
+    plans: Plan | None = None
+    yardstick: Yardstick | None = None
 
 
 @struct.dataclass
 class ExpertBatch:
-    """Samples drawn from them; `weight` is 0 for an agent that has none at all."""
+    """Sequences drawn from them, agents first; `weight` is 0 for what an agent cannot learn from."""
 
-    observation: Float[Array, "A B O"]
-    available_actions: Bool[Array, "A B N"]
-    action: Int[Array, "A B"]
-    weight: Float[Array, "A B"]
+    observation: Float[Array, "A L S O"]
+    available_actions: Bool[Array, "A L S N"]
+    action: Array
+    weight: Float[Array, "A L S"]
+    outcome: Outcome | None = None
 
 
 @jax.jit
 def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
-    """Arrange demonstrations as tables to draw samples from.
+    """Arrange demonstrations as a table of single steps, to draw samples from.
 
     Steps in which an agent took no part are not drawn for it, and neither is an action that was not available, which no
     policy can imitate. Rows go through all episodes step by step: that is the order in which a scan over time leaves
@@ -52,16 +109,48 @@ def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
     Args:
         demonstrations: episodes with one leading axis, `[N, T, ...]`.
     """
-    action = demonstrations.action[..., None]
-    possible = jnp.squeeze(jnp.take_along_axis(demonstrations.available_actions, action, axis=-1), axis=-1)
-    usable = _rows(demonstrations.active & possible).T
+    usable = _rows(_usable(demonstrations))
     return ExpertSamples(
-        observation=_rows(demonstrations.observation),
-        available_actions=_rows(demonstrations.available_actions),
-        action=_rows(demonstrations.action),
-        usable_rows=jax.vmap(_positions)(usable),
-        usable=jnp.sum(usable, axis=1, dtype=jnp.int32),
+        observation=_rows(demonstrations.observation)[None],
+        available_actions=_rows(demonstrations.available_actions)[None],
+        action=_rows(demonstrations.action)[None],
+        usable=usable[None],
+        rows=jax.vmap(_positions)(usable.T),
+        count=jnp.sum(usable, axis=0, dtype=jnp.int32),
     )
+
+
+@jax.jit
+def expert_episodes(demonstrations: Trajectory) -> ExpertSamples:
+    """Arrange demonstrations as whole episodes to draw, for recurrent policies and for terms that ask what followed.
+
+    Args:
+        demonstrations: episodes with one leading axis, `[N, T, ...]`.
+    """
+    usable = jnp.moveaxis(_usable(demonstrations), 1, 0)
+    worth_drawing = jnp.any(usable, axis=0)
+    return ExpertSamples(
+        observation=jnp.moveaxis(demonstrations.observation, 1, 0),
+        available_actions=jnp.moveaxis(demonstrations.available_actions, 1, 0),
+        action=jnp.moveaxis(demonstrations.action, 1, 0),
+        usable=usable,
+        rows=jax.vmap(_positions)(worth_drawing.T),
+        count=jnp.sum(worth_drawing, axis=0, dtype=jnp.int32),
+        outcome=Outcome(
+            reward=jnp.moveaxis(demonstrations.reward, 1, 0),
+            active=jnp.moveaxis(demonstrations.active, 1, 0),
+            terminated=jnp.moveaxis(demonstrations.terminated, 1, 0),
+        ),
+    )
+
+
+def _usable(demonstrations: Trajectory) -> Bool[Array, "N T A"]:
+    """Which steps an agent took part in with an action that it could take; continuous ones are always possible."""
+    action = demonstrations.action
+    if jnp.issubdtype(action.dtype, jnp.floating):
+        return demonstrations.active
+    possible = jnp.take_along_axis(demonstrations.available_actions, action[..., None], axis=-1)
+    return demonstrations.active & jnp.squeeze(possible, axis=-1)
 
 
 def _rows(x: Array) -> Array:
@@ -77,16 +166,28 @@ def _positions(wanted: Bool[Array, "M"]) -> Int[Array, "M"]:
 
 
 def sample_experts(experts: ExpertSamples, key: PRNGKeyArray, size: int) -> ExpertBatch:
-    """Draw from each agent's usable rows, with replacement; `key` is consumed.
+    """Draw from the sequences that each agent can learn from, with replacement; `key` is consumed.
 
-    Agents that can use the same rows get the same ones.
+    Agents that can use the same ones get the same ones.
+
+    Args:
+        experts: the table.
+        key: source of the draws.
+        size: the number of steps to draw, about: as many whole sequences as have so many, and at least one.
     """
-    usable = experts.usable[:, None]
-    draws = jax.vmap(lambda count: jax.random.randint(key, (size,), 0, jnp.maximum(count, 1)))(experts.usable)
-    rows, agents = jnp.take_along_axis(experts.usable_rows, draws, axis=1), jnp.arange(usable.shape[0])[:, None]
+    length = experts.observation.shape[0]
+    size = max(1, size // length)
+    draws = jax.vmap(lambda count: jax.random.randint(key, (size,), 0, jnp.maximum(count, 1)))(experts.count)
+    rows, agents = jnp.take_along_axis(experts.rows, draws, axis=1), jnp.arange(draws.shape[0])[:, None]
+
+    def pick(x: Array) -> Array:
+        return jnp.moveaxis(x[:, rows, agents], 0, 1)
+
+    usable = pick(experts.usable) & (experts.count > 0)[:, None, None]
     return ExpertBatch(
-        observation=experts.observation[rows, agents],
-        available_actions=experts.available_actions[rows, agents],
-        action=experts.action[rows, agents],
-        weight=jnp.broadcast_to(usable > 0, rows.shape).astype(jnp.float32),
+        observation=pick(experts.observation),
+        available_actions=pick(experts.available_actions),
+        action=pick(experts.action),
+        weight=usable.astype(jnp.float32),
+        outcome=jax.tree.map(pick, experts.outcome),
     )

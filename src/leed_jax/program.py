@@ -12,22 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from leed_jax.config import Config, check_config
+from leed_jax.algorithms import Algorithm, make_algorithm
+from leed_jax.config import IMITATING, Config, check_config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.environment import Environment
 from leed_jax.environment_class import check_contract, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError
-from leed_jax.evaluate import play, policy_chooser
-from leed_jax.experts import Experts
-from leed_jax.policy import Policy, PolicyParameters
-from leed_jax.train import (
-    Hyper,
-    Metrics,
-    TrainSettings,
-    TrainState,
-    init_state,
-    make_train_chunk,
-)
+from leed_jax.evaluate import play
+from leed_jax.experts import Experts, ReferenceEpisodes, Yardstick, expert_episodes
+from leed_jax.instructions import Trajectory
+from leed_jax.loss import Metrics
+
+# Undisturbed episodes of the expert: those whose mean return an adaptive weight goes by, and those that are compared.
+_RETURN_EPISODES = 1024
+_COMPARED_EPISODES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +41,11 @@ class Schedule:
     chunks: int
     updates_per_chunk: int
     steps_per_chunk: int
+
+    @property
+    def updates(self) -> int:
+        """The number of updates of the whole run."""
+        return self.chunks * self.updates_per_chunk
 
     @classmethod
     def of(cls, config: Config) -> "Schedule":
@@ -60,18 +63,16 @@ class Setup:
     Attributes:
         config: its configuration.
         environment: where to learn.
-        policy: the agents' networks.
-        settings: shapes and numbers of loops.
+        algorithm: how it learns.
         schedule: its chunks.
         demonstrations: the demonstration set; None where there is none.
-        experts: what the expert term learns from, samples or plans; None for algorithm=ippo.
+        experts: what the expert term learns from; None for algorithms without one.
         remarks: what the user should know, and nothing to stop for.
     """
 
     config: Config
     environment: Environment
-    policy: Policy
-    settings: TrainSettings
+    algorithm: Algorithm
     schedule: Schedule
     demonstrations: DemonstrationSet | None
     experts: Experts | None
@@ -83,7 +84,7 @@ def prepare(config: Config) -> Setup:
 
     Raises:
         ConfigurationError: a setting cannot work.
-        DemonstrationError: algorithm=leed has no usable demonstrations.
+        DemonstrationError: an algorithm that imitates has no usable demonstrations.
         EnvironmentContractError: the environment breaks its protocol.
     """
     check_config(config)
@@ -91,27 +92,13 @@ def prepare(config: Config) -> Setup:
     demonstrations, remarks = _load(config, environment)
     check_contract(config.env["name"], environment)
     schedule = Schedule.of(config)
-    settings = TrainSettings(
-        num_envs=config.num_envs,
-        rollout_steps=config.rollout_steps,
-        updates_per_chunk=schedule.updates_per_chunk,
-        epochs=config.ppo.epochs,
-        minibatches=config.ppo.minibatches,
-        expert_batch_size=config.expert.batch_size,
-        expert_schedule=config.expert.schedule,
-    )
-    policy = Policy(
-        num_actions=environment.num_actions,
-        observation_size=environment.observation_size,
-        hidden_sizes=tuple(config.network.hidden_sizes),
-        activation=config.network.activation,
-    )
     experts = None
-    if config.algorithm == "leed" and demonstrations is not None:
+    if config.algorithm in IMITATING and demonstrations is not None:
         experts = make_experts(config, demonstrations)
         if config.expert.source == "instructions":
             environment = demonstrations.environment
-    return Setup(config, environment, policy, settings, schedule, demonstrations, experts, remarks)
+    algorithm = make_algorithm(config, environment, schedule.updates_per_chunk, schedule.updates)
+    return Setup(config, environment, algorithm, schedule, demonstrations, experts, remarks)
 
 
 def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
@@ -126,51 +113,56 @@ def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
     """
     choice = dataclasses.asdict(config.demonstrations)
     del choice["path"]
+    yardstick = _yardstick(config, demonstrations)
     if config.expert.source == "arrays":
-        return demonstrations.samples(**choice)
+        whole = config.network.memory != "none" or config.expert.term != "likelihood"
+        samples = expert_episodes(demonstrations.episodes(**choice)) if whole else demonstrations.samples(**choice)
+        return Experts(samples=samples, yardstick=yardstick)
     if demonstrations.kind == "episodes":
         raise DemonstrationError(
             f"{demonstrations.path} holds plans for particular initial states, which say nothing about others; use "
             "expert.source=arrays."
         )
-    return demonstrations.best(choice["plans"])
+    return Experts(plans=demonstrations.best(choice["plans"]), yardstick=yardstick)
+
+
+def _yardstick(config: Config, demonstrations: DemonstrationSet) -> Yardstick | None:
+    """What the expert does by itself, if the weight of its term goes by that."""
+    if config.expert.adapt == "none":
+        return None
+    wanted, in_loop = config.demonstrations, config.expert.source == "instructions"
+    how: dict[str, Any] = {
+        "plans": wanted.plans,
+        "noise": 0.0 if in_loop else wanted.noise,
+        "noise_from": 0.0 if in_loop else wanted.noise_from,
+        "label": "instructed" if in_loop else wanted.label,
+    }
+    key = jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9)
+    returns = demonstrations.imitated_returns(key, _RETURN_EPISODES, **how)
+    if config.expert.adapt == "return_gap":
+        return Yardstick(returns)
+    count = min(_COMPARED_EPISODES, config.num_envs)
+    shown: Trajectory = demonstrations.trajectories(key, count, **how)
+    length = jnp.sum(shown.active, axis=1, dtype=jnp.int32)
+    return Yardstick(returns, ReferenceEpisodes(shown.observation, length))
 
 
 def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:
-    """The configured demonstration set; algorithm=ippo, which learns nothing from it, goes on without."""
+    """The configured demonstration set; algorithms that learn nothing from it go on without."""
     path = config.demonstrations.path
     if not path:
-        if config.algorithm == "leed":
+        if config.algorithm in IMITATING:
             raise ConfigurationError(
-                "algorithm=leed needs demonstrations: set demonstrations.path to a folder or to the name of a recorded "
-                "set, or train without by algorithm=ippo."
+                f"algorithm={config.algorithm} needs demonstrations: set demonstrations.path to a folder or to the "
+                "name of a recorded set, or train without by algorithm=ippo."
             )
         return None, ()
     try:
         return load_demonstrations(path, environment), ()
     except DemonstrationError as error:
-        if config.algorithm == "leed":
+        if config.algorithm in IMITATING:
             raise
         return None, (f"The instructions' own return will not be reported: {error}",)
-
-
-def make_hyper(config: Config, schedule: Schedule) -> Hyper:
-    """The numeric hyperparameters, as arrays."""
-    ppo, total = config.ppo, schedule.chunks * schedule.updates_per_chunk
-    values = Hyper(
-        learning_rate=ppo.learning_rate,
-        learning_rate_decay=ppo.learning_rate_decay,
-        total_updates=float(total),
-        discount=ppo.discount,
-        gae_lambda=ppo.gae_lambda,
-        clip_epsilon=ppo.clip_epsilon,
-        entropy_coefficient=ppo.entropy_coefficient,
-        value_coefficient=ppo.value_coefficient,
-        max_grad_norm=ppo.max_grad_norm,
-        expert_weight=config.expert.weight if config.algorithm == "leed" else 0.0,
-        expert_decay_updates=config.expert.decay_fraction * total,
-    )
-    return jax.tree.map(jnp.float32, values)
 
 
 def seed_keys(seed: int, num_seeds: int) -> Key[Array, "S"]:
@@ -188,11 +180,11 @@ class Program:
 
     def __init__(self, setup: Setup) -> None:
         self._keys = seed_keys(setup.config.seed, setup.config.num_seeds)
-        self._inputs: tuple[Experts | None, Hyper] = (setup.experts, make_hyper(setup.config, setup.schedule))
-        start = jax.vmap(functools.partial(init_state, setup.environment, setup.policy, setup.settings))
-        train = jax.vmap(make_train_chunk(setup.environment, setup.policy, setup.settings), in_axes=(0, None, None))
+        self._inputs: tuple[Experts | None, Any] = (setup.experts, setup.algorithm.hyper)
+        start = jax.vmap(setup.algorithm.init)
+        train = jax.vmap(functools.partial(_chunk_with_evaluation, setup), in_axes=(0, None, None))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        self.abstract_state: TrainState = jax.tree.map(
+        self.abstract_state: Any = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(start, self._keys)
         )
         self._functions = (start, train)
@@ -210,19 +202,19 @@ class Program:
             self._first = first.lower(self.abstract_state.parameters).compile()
         self.compile_s = time.monotonic() - started
 
-    def init(self) -> TrainState:
+    def init(self) -> Any:
         """The state that training starts from."""
         return self._init(self._keys)
 
-    def step(self, state: TrainState) -> tuple[TrainState, Metrics]:
+    def step(self, state: Any) -> tuple[Any, Metrics]:
         """Dispatch one chunk; `state` is donated."""
         return self._step(state, *self._inputs)
 
-    def copy(self, state: TrainState) -> TrainState:
+    def copy(self, state: Any) -> Any:
         """A copy that outlives the donation of `state`."""
         return self._copy(state)
 
-    def first_parameters(self, state: TrainState) -> PolicyParameters:
+    def first_parameters(self, state: Any) -> Any:
         """A copy of the first seed's networks."""
         return self._first(state.parameters)
 
@@ -248,25 +240,44 @@ class Program:
         self._inputs = (experts, self._inputs[1])
 
 
-def greedy_returns(setup: Setup, parameters: PolicyParameters) -> Float[Array, "S"]:
-    """Each seed's return per agent on fresh episodes, every agent taking its most probable action.
+def _chunk_with_evaluation(setup: Setup, state: Any, experts: Experts | None, hyper: Any) -> tuple[Any, Metrics]:
+    """A chunk, and behind it what the greedy policy earns, in the same episodes each time."""
+    state, metrics = setup.algorithm.train_chunk(state, experts, hyper)
+    evaluation = setup.config.evaluation
+    if evaluation.curve_episodes:
+        key = jax.random.fold_in(jax.random.key(evaluation.seed), 3)
+        chooser = setup.algorithm.chooser(state.parameters, True)
+        returns = play(setup.environment, chooser, key, evaluation.curve_episodes)[0]
+        metrics["greedy_return_per_agent"] = jnp.mean(returns, axis=0)
+    return state, metrics
+
+
+def final_returns(setup: Setup, parameters: Any, *, greedy: bool = True) -> Float[Array, "S A"]:
+    """Each seed's mean return on fresh episodes, for each agent.
 
     Args:
         setup: the run.
         parameters: with a leading axis of seeds.
+        greedy: whether every agent takes its most probable action; else it samples.
     """
     evaluation = setup.config.evaluation
 
     @jax.jit
-    def score(parameters: PolicyParameters) -> Array:
+    def score(parameters: Any) -> Array:
         # One seed after the other: memory does not grow with their number.
-        def one(parameters: PolicyParameters) -> Array:
-            choose = policy_chooser(setup.policy, parameters)
-            return jnp.mean(play(setup.environment, choose, jax.random.key(evaluation.seed), evaluation.episodes)[0])
+        def one(parameters: Any) -> Array:
+            chooser = setup.algorithm.chooser(parameters, greedy)
+            returns = play(setup.environment, chooser, jax.random.key(evaluation.seed), evaluation.episodes)[0]
+            return jnp.mean(returns, axis=0)
 
         return jax.lax.map(one, parameters)
 
     return score(parameters)
+
+
+def greedy_returns(setup: Setup, parameters: Any) -> Float[Array, "S"]:
+    """Each seed's greedy return per agent, the mean over agents; see `final_returns`."""
+    return jnp.mean(final_returns(setup, parameters), axis=-1)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from leed_jax.background import Background
 from leed_jax.config import Config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.errors import RunDirectoryError
-from leed_jax.evaluate import measured_play, policy_chooser
+from leed_jax.evaluate import measured_play
 from leed_jax.experts import Experts
 from leed_jax.files import write_whole
 from leed_jax.generate.account import learners_account
@@ -29,9 +29,7 @@ from leed_jax.generate.connect import connect
 from leed_jax.generate.loop import Generation
 from leed_jax.generate.record import JOURNAL, meter_for, write_set
 from leed_jax.instructions import InstructedEnvironment
-from leed_jax.policy import PolicyParameters
 from leed_jax.program import Program, Setup, make_experts
-from leed_jax.train import TrainState
 
 FOLDER = "refreshes"
 LOG = "refreshes.jsonl"
@@ -47,7 +45,7 @@ class Request:
     """
 
     update: int
-    parameters: PolicyParameters
+    parameters: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +132,7 @@ class Refinement:
         self._used = refresh.demonstrations
         self._note(f"Better plans, {refresh.best_return:.2f} per agent; learning from {FOLDER}/{folder} from now on.")
 
-    def offer(self, chunk: int, state: TrainState) -> None:
+    def offer(self, chunk: int, state: Any) -> None:
         """Ask for better plans if it is time and nothing is being asked; returns at once.
 
         Args:
@@ -184,10 +182,10 @@ class _Asking:
         self._config, self._generation, self._environment = config, generation, environment
         self._in_use = self._plans()
 
-        def play(parameters: PolicyParameters) -> Any:
-            choose = policy_chooser(setup.policy, parameters)
+        def play(parameters: Any) -> Any:
+            chooser = setup.algorithm.chooser(parameters, True)
             episodes = setup.config.generate.selection_episodes
-            returns, measures = measured_play(setup.environment, choose, jax.random.key(setup.config.seed), episodes)
+            returns, measures = measured_play(setup.environment, chooser, jax.random.key(setup.config.seed), episodes)
             return jax.tree.map(lambda x: x.mean(axis=0), (returns, measures))
 
         self._play = jax.jit(play)
@@ -211,7 +209,7 @@ class _Asking:
         """The plans that the learners would imitate."""
         return [(candidate.episode, candidate.triples) for candidate in self._generation.kept()]
 
-    def _account(self, parameters: PolicyParameters) -> list[str]:
+    def _account(self, parameters: Any) -> list[str]:
         returns, measures = self._play(parameters)
         kept: Sequence[Candidate] = self._generation.kept()
         results = [candidate.result for candidate in kept if candidate.result is not None]

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from leed_jax.cli import answer_flags, exit_on_error, leave
-from leed_jax.config import PROVIDERS, Config, explain, from_node, unknown_key
+from leed_jax.config import ALGORITHMS, PROVIDERS, Config, explain, from_node, unknown_key
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, options
 
@@ -28,7 +28,9 @@ usage: python -m leed_jax.run experiment=NAME [key=value ...]
        python -m leed_jax.run experiment=path/to/file.yaml [key=value ...]
        python -m leed_jax.run resume=DIR
 
-Train independent policies with PPO and an expert term from demonstrations (LEED), or without the term (IPPO).
+Train independent policies with PPO and an expert term from demonstrations (LEED), or one of the baselines: without the
+term (ippo), with a central critic (mappo), imitation alone (bc), or Q-learning of a team's value (vdn, qmix). An
+experiment may hold settings of its own for each algorithm.
 Ctrl-C stops after the current chunk and writes a checkpoint; resume=DIR goes on from there as if never stopped.
 
 Examples:
@@ -40,6 +42,7 @@ Examples:
 
 _SCHEMA = "leed_jax_schema"
 _USER_EXPERIMENT = "_user_file"
+_TUNED = "tuned"
 _PATHS = ("out", "demonstrations.path", "generate.out", "generate.prompt", "llm.path", "llm.cache")
 
 
@@ -106,10 +109,13 @@ def compose_config(arguments: Sequence[str]) -> Config:
     store.store(name=_SCHEMA, node=Config(env={}))
     for name in PROVIDERS:
         store.store(group="llm", name=name, node={"provider": name})
-    choice = _register_experiment(store, experiment)
+    choice, tuned = _register_experiment(store, experiment)
     try:
         with initialize(version_base="1.3", config_path=None):
             node: Any = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
+            if node.algorithm in tuned:
+                choice.append(f"+{_TUNED}={node.algorithm}")
+                node = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
     except HydraException as error:
         raise ConfigurationError(_hydra_message(error, experiment)) from None
     except OmegaConfBaseException as error:
@@ -192,17 +198,18 @@ def _whole(value: str) -> str:
     return str(int(number)) if number.is_integer() and not value.isdigit() else value
 
 
-def _register_experiment(store: ConfigStore, experiment: str) -> list[str]:
-    """Tell Hydra about all experiments; return the override that chooses one."""
-    folder = resources.files("leed_jax.experiments")
-    for file in folder.iterdir():
-        if _is_yaml(file.name):
-            _store_experiment(store, Path(file.name).stem, file.read_text(encoding="utf-8"), file.name)
+def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str], set[str]]:
+    """Tell Hydra about an experiment; return the override that chooses it, and the algorithms it has settings for."""
     if not experiment:
-        return []
+        return [], set()
     names = experiment_names()
     if experiment in names:
-        return [f"+experiment={experiment}"]
+        packaged = next(
+            file
+            for file in resources.files("leed_jax.experiments").iterdir()
+            if _is_yaml(file.name) and Path(file.name).stem == experiment
+        )
+        return _store_experiment(store, experiment, packaged.read_text(encoding="utf-8"), packaged.name)
     path = Path(experiment).expanduser()
     if not (_is_yaml(path.name) and path.is_file()):
         near = nearest(experiment, names)
@@ -214,18 +221,28 @@ def _register_experiment(store: ConfigStore, experiment: str) -> list[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
-    _store_experiment(store, _USER_EXPERIMENT, text, str(path))
-    return [f"+experiment={_USER_EXPERIMENT}"]
+    return _store_experiment(store, _USER_EXPERIMENT, text, str(path))
 
 
-def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> None:
+def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> tuple[list[str], set[str]]:
+    """Register one experiment's settings, and those that it has for single algorithms under `algorithms`."""
     try:
-        values = OmegaConf.create(text)
+        values: Any = OmegaConf.create(text)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"experiment file {where} is not valid YAML: {error}") from None
     if not OmegaConf.is_dict(values):
         raise ConfigurationError(f"experiment file {where} must hold keys and values.")
+    tuned: Any = values.pop("algorithms", None) or {}
+    if not (OmegaConf.is_dict(tuned) and all(OmegaConf.is_dict(node) for node in tuned.values())):
+        raise ConfigurationError(f"experiment file {where}: algorithms must hold keys and values for each algorithm.")
+    for algorithm, node in tuned.items():
+        if algorithm not in ALGORITHMS:
+            raise ConfigurationError(
+                f"experiment file {where}: algorithms.{algorithm} is none; write one of {', '.join(ALGORITHMS)}."
+            )
+        store.store(group=_TUNED, name=str(algorithm), node=node, package="_global_")
     store.store(group="experiment", name=name, node=values, package="_global_")
+    return [f"+experiment={name}"], {str(algorithm) for algorithm in tuned}
 
 
 def _hydra_message(error: HydraException, experiment: str) -> str:

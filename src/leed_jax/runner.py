@@ -15,8 +15,9 @@ from rich.console import Console
 
 from leed_jax.cli import StopSignals
 from leed_jax.config import Config
-from leed_jax.evaluate import play, policy_chooser, random_chooser
-from leed_jax.program import Program, Setup, describe_device, greedy_returns, memory_errors, prepare
+from leed_jax.evaluate import play, random_chooser
+from leed_jax.loss import Metrics
+from leed_jax.program import Program, Setup, describe_device, final_returns, memory_errors, prepare
 from leed_jax.report.animation import draw_episodes
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.curve import draw_learning_curve
@@ -24,7 +25,6 @@ from leed_jax.report.directory import ANIMATION, CURVE, RunDirectory, choose_pat
 from leed_jax.report.metrics import MetricsWriter, Row, cut_back, mean_or_none, metric_rows, read_metrics
 from leed_jax.report.progress import ProgressReport, Status
 from leed_jax.report.summary import print_summary, write_summary
-from leed_jax.train import Metrics, TrainState
 from leed_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Outcome:
     directory: Path
     stopped_by: int | None
     summary: Mapping[str, Any] | None
-    state: TrainState
+    state: Any
 
 
 def start_run(config: Config, console: Console | None = None) -> Outcome:
@@ -146,7 +146,7 @@ class _NoRefinement:
     def take(self, chunk: int) -> None:
         """Nothing."""
 
-    def offer(self, chunk: int, state: TrainState) -> None:
+    def offer(self, chunk: int, state: Any) -> None:
         """Nothing."""
 
 
@@ -166,7 +166,7 @@ def _refinement(setup: Setup, program: Program, directory: Path) -> "_NoRefineme
     return Refinement(setup, program, directory)
 
 
-def _go_on(run: _Run, state: TrainState, rows: Sequence[Row]) -> Outcome:
+def _go_on(run: _Run, state: Any, rows: Sequence[Row]) -> Outcome:
     """Train to the end or until a signal, then report."""
     with (
         ProgressReport(run.console) as progress,
@@ -197,7 +197,7 @@ class _Dispatched:
 
     chunk: int
     metrics: Metrics
-    snapshot: TrainState | None
+    snapshot: Any | None
 
 
 class _Loop:
@@ -217,12 +217,12 @@ class _Loop:
         self._score: float | None = None
         self._stop_noted = False
 
-    def train(self, state: TrainState) -> TrainState:
+    def train(self, state: Any) -> Any:
         """Train until the last chunk or a signal, and leave a checkpoint of the state that is returned."""
         with contextlib.closing(self._writer):
             return self._train(state)
 
-    def _train(self, state: TrainState) -> TrainState:
+    def _train(self, state: Any) -> Any:
         self._started = self._previous = time.monotonic()
         while self.chunk < self._schedule.chunks and self._stop.received is None:
             self._run.refinement.take(self.chunk)
@@ -270,7 +270,7 @@ class _Loop:
                 self._progress.note("Stopping after the current chunk; Ctrl-C stops at once.")
             time.sleep(POLL_S)
 
-    def _save(self, chunk: int, state: TrainState) -> None:
+    def _save(self, chunk: int, state: Any) -> None:
         self._writer.sync()
         self._run.checkpoints.save(chunk, state, self._score)
 
@@ -288,7 +288,7 @@ class _Loop:
         )
 
 
-def _report(run: _Run, state: TrainState) -> dict[str, Any]:
+def _report(run: _Run, state: Any) -> dict[str, Any]:
     """Evaluate, draw, and write the summary, whose presence says that the run has finished."""
     setup, config = run.setup, run.setup.config
     rows = read_metrics(run.path)
@@ -300,22 +300,26 @@ def _report(run: _Run, state: TrainState) -> dict[str, Any]:
     draw_learning_curve(run.path / CURVE, rows, references)
     first = jax.tree.map(lambda x: x[0], state.parameters)
     key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 1)
-    draw_episodes(run.path / ANIMATION, setup.environment, policy_chooser(setup.policy, first), key)
+    draw_episodes(run.path / ANIMATION, setup.environment, setup.algorithm.chooser(first, True), key)
     write_summary(run.path, summary)
     print_summary(run.console, summary, run.path)
     return summary
 
 
-def _summary(run: _Run, state: TrainState, rows: Sequence[Row]) -> dict[str, Any]:
+def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
     setup, config, schedule = run.setup, run.setup.config, run.setup.schedule
     steps, wall_s = schedule.chunks * schedule.steps_per_chunk, rows[-1]["wall_s"]
     key, episodes = jax.random.key(config.evaluation.seed), config.evaluation.episodes
-    at_random = jax.jit(lambda key: jnp.mean(play(setup.environment, random_chooser, key, episodes)[0]))
+    at_random = jax.jit(
+        lambda key: jnp.mean(play(setup.environment, random_chooser(setup.environment), key, episodes)[0])
+    )
     instructions = (
         None
         if setup.demonstrations is None
         else jnp.mean(setup.demonstrations.returns(jax.random.fold_in(key, 2), episodes))
     )
+    greedy = final_returns(setup, state.parameters)
+    sampled = final_returns(setup, state.parameters, greedy=False)
     return {
         "algorithm": config.algorithm,
         "experiment": config.experiment,
@@ -323,7 +327,9 @@ def _summary(run: _Run, state: TrainState, rows: Sequence[Row]) -> dict[str, Any
         "wall_s": wall_s,
         "compile_s": round(run.program.compile_s, 6),
         "steps_per_s": round(steps * config.num_seeds / wall_s, 1),
-        "return_per_agent": [_finite(value) for value in greedy_returns(setup, state.parameters)],
+        "return_per_agent": [_finite(value) for value in jnp.mean(greedy, axis=-1)],
+        "return_of_agents": [[_finite(value) for value in agents] for agents in greedy],
+        "stochastic_return_per_agent": [_finite(value) for value in jnp.mean(sampled, axis=-1)],
         "random_return_per_agent": _finite(at_random(key)),
         "instructions_return_per_agent": None if instructions is None else _finite(instructions),
         "evaluation_episodes": episodes,

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leed_jax.environment import Environment, TimeStep
+from leed_jax.environment import Environment, TimeStep, has_continuous_actions
 from leed_jax.errors import EnvironmentContractError
+from leed_jax.evaluate import random_chooser
 
 
 def check_environment(environment: Environment, seed: int = 0, episodes: int = 2) -> None:
@@ -92,12 +93,6 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
         _require(found == (shape, dtype), f"{where}: {name} must be {wanted}, and is {given}")
         _require(bool(np.all(np.isfinite(value))), f"{where}: {name} is not finite")
     _require(bool(np.all(np.any(time_step.available_actions, axis=-1))), f"{where}: an agent has no available action")
-    together = np.all(time_step.terminated) or not np.any(time_step.terminated)
-    _require(
-        bool(together),
-        f"{where}: some agents are terminated and others are not, which is not supported yet; end the episode for all, "
-        "or let the agent go on with a reward of zero",
-    )
 
 
 def _check_transformed(environment: Environment, reset: Any, step: Any, key: Any) -> None:
@@ -108,11 +103,17 @@ def _check_transformed(environment: Environment, reset: Any, step: Any, key: Any
     _require(_close((state, time_step), environment.reset(keys[0])), "reset gives another result under jit")
     states, time_steps = jax.jit(jax.vmap(environment.reset))(keys)
     _require(_close((state, time_step), first((states, time_steps))), "reset gives another result under vmap")
-    actions = jnp.argmax(time_steps.available_actions, axis=-1).astype(jnp.int32)
+    actions = _first_available(environment, time_steps.available_actions)
     result = step(state, actions[0], key)
     _require(_close(result, environment.step(state, actions[0], key)), "step gives another result under jit")
     batch = jax.jit(jax.vmap(environment.step, in_axes=(0, 0, None)))(states, actions, key)
     _require(_close(result, first(batch)), "step gives another result under vmap")
+
+
+def _first_available(environment: Environment, available: Any) -> Any:
+    if has_continuous_actions(environment):
+        return 0.5 * available.astype(jnp.float32)
+    return jnp.argmax(available, axis=-1).astype(jnp.int32)
 
 
 def _check_final_observation(time_step: TimeStep, where: str) -> None:
@@ -125,11 +126,11 @@ def _check_final_observation(time_step: TimeStep, where: str) -> None:
 def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:
     state, time_step = reset(key)
     structure = _avals((state, time_step))
+    choose = random_chooser(environment).choose
     for index in range(environment.max_steps):
         action_key, step_key = jax.random.split(jax.random.fold_in(key, index))
-        logits = jnp.where(time_step.available_actions, 0.0, -jnp.inf)
-        action = jax.random.categorical(action_key, logits)
-        previous = state
+        action = choose(action_key, (), time_step.observation[None], time_step.available_actions[None])[1][0]
+        previous, terminated = state, time_step.terminated
         state, time_step = step(previous, action, step_key)
         where = f"step {index + 1}"
         _check_shapes(environment, time_step, where)
@@ -139,6 +140,8 @@ def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:
             f"{where}: step is not a pure function: the same arguments gave two results",
         )
         _check_final_observation(time_step, where)
+        again = bool(np.any(terminated & ~time_step.terminated))
+        _require(not again, f"{where}: an agent that was terminated takes part again; only a reset may do that")
         if bool(time_step.episode_over()):
             return
     raise EnvironmentContractError(f"an episode is not over after max_steps={environment.max_steps} steps")

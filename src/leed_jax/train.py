@@ -1,11 +1,11 @@
 """Policy optimisation: PPO and expert imitation in one loss, for each agent on its own, in one jitted chunk of updates.
 
 Learning is decentralised. Agent i has its own actor, critic and optimiser state, and its gradient comes from its own
-experience and its own demonstrations alone; the agents meet only in the environment.
+experience and its own demonstrations alone; the agents meet only in the environment. Baselines that share parameters or
+see everything differ in the policy that is passed in, and in nothing else.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,95 +13,22 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import AutoReset, Environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.experts import ExpertBatch, Experts, ExpertSamples, sample_experts
-from leed_jax.instructions import Plan
-from leed_jax.objectives import (
-    approximate_kl,
-    clipped_surrogate_loss,
-    expert_weight,
-    generalised_advantages,
-    negative_log_likelihood,
-    normalise,
-    value_loss,
-)
-from leed_jax.policy import Policy, PolicyParameters, log_prob_and_entropy
-from leed_jax.rollout import Actors, Rollout, collect, start_actors
+from leed_jax.experts import Experts, sample_experts
+from leed_jax.gap import Gap, measure_gap
+from leed_jax.hyper import Hyper, TrainSettings
+from leed_jax.loss import AgentBatch, Metrics, Standing, agent_batches, agent_loss
+from leed_jax.networks import mean_of_groups
+from leed_jax.objectives import expert_weight
+from leed_jax.policy import Policy, PolicyParameters
+from leed_jax.rollout import Actors, collect, start_actors
 
-Metrics = dict[str, Array]
+__all__ = ["Hyper", "Metrics", "TrainChunk", "TrainSettings", "TrainState", "init_state", "make_train_chunk"]
+
 TrainChunk = Callable[["TrainState", "Experts | None", "Hyper"], tuple["TrainState", Metrics]]
-
-
-@struct.dataclass
-class Hyper:
-    """Numeric hyperparameters: leaves of a pytree, so that `vmap` can sweep them.
-
-    Attributes:
-        learning_rate: Adam's step size at the start.
-        learning_rate_decay: the share of the learning rate that is gone, linearly, by `total_updates`.
-        total_updates: the number of updates of the whole run.
-        discount: gamma.
-        gae_lambda: lambda.
-        clip_epsilon: eps of the clipped surrogate.
-        entropy_coefficient: weight of the entropy bonus.
-        value_coefficient: weight of the critic's loss.
-        max_grad_norm: global norm at which each agent's gradient is clipped.
-        expert_weight: weight of the expert term at the start.
-        expert_decay_updates: the number of updates over which it falls.
-    """
-
-    learning_rate: Float[Array, ""] | float
-    learning_rate_decay: Float[Array, ""] | float
-    total_updates: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    gae_lambda: Float[Array, ""] | float
-    clip_epsilon: Float[Array, ""] | float
-    entropy_coefficient: Float[Array, ""] | float
-    value_coefficient: Float[Array, ""] | float
-    max_grad_norm: Float[Array, ""] | float
-    expert_weight: Float[Array, ""] | float
-    expert_decay_updates: Float[Array, ""] | float
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """What fixes shapes and program: static under jit.
-
-    Attributes:
-        num_envs: parallel environments, `E`.
-        rollout_steps: steps per environment and update, `T`.
-        updates_per_chunk: updates in one dispatch.
-        epochs: passes over each rollout.
-        minibatches: parts that each pass is cut into.
-        expert_batch_size: expert samples per agent and minibatch.
-        expert_schedule: a key of `leed_jax.objectives.SCHEDULES`.
-
-    Raises:
-        ConfigurationError: the samples of an update cannot be cut into that many minibatches of equal size.
-    """
-
-    num_envs: int = 128
-    rollout_steps: int = 26
-    updates_per_chunk: int = 10
-    epochs: int = 4
-    minibatches: int = 4
-    expert_batch_size: int = 256
-    expert_schedule: str = "linear"
-
-    def __post_init__(self) -> None:
-        if self.minibatches < 1 or self.steps_per_update % self.minibatches:
-            raise ConfigurationError(
-                f"An update has num_envs x rollout_steps = {self.steps_per_update} samples, which cannot be cut into "
-                f"minibatches={self.minibatches} equal parts; choose a divisor."
-            )
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps in one update."""
-        return self.num_envs * self.rollout_steps
 
 
 @struct.dataclass
@@ -109,9 +36,10 @@ class TrainState:
     """All that training goes on from; one per seed, stacked where there are several.
 
     Attributes:
-        parameters: every agent's networks.
-        optimiser_state: every agent's optimiser.
+        parameters: all networks, stacked over groups of agents.
+        optimiser_state: every group's optimiser.
         actors: the environments.
+        gap: how far the learners are from their expert.
         key: source of all randomness to come.
         update: the number of updates made.
     """
@@ -119,37 +47,20 @@ class TrainState:
     parameters: PolicyParameters
     optimiser_state: optax.OptState
     actors: Actors
+    gap: Gap
     key: PRNGKeyArray
     update: Int[Array, ""]
-
-
-@struct.dataclass
-class _AgentBatch:
-    """One agent's part of a rollout."""
-
-    observation: Float[Array, "B O"]
-    available_actions: Bool[Array, "B N"]
-    action: Int[Array, "B"]
-    log_prob: Float[Array, "B"]
-    advantage: Float[Array, "B"]
-    target: Float[Array, "B"]
-    instructed_action: Int[Array, "B"] | None
-
-
-def _by_agent(x: Array) -> Array:
-    """Turn `[T, E, A, ...]` into `[A, T * E, ...]`."""
-    x = jnp.moveaxis(x, 2, 0)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def init_state(environment: Environment, policy: Policy, settings: TrainSettings, key: PRNGKeyArray) -> TrainState:
     """Draw parameters and start the environments; `key` is consumed. Pure, jittable, and vmappable over keys."""
     parameter_key, actor_key, train_key = jax.random.split(key, 3)
-    parameters = policy.init_agents(parameter_key, environment.num_agents)
+    parameters = policy.init_agents(parameter_key)
     return TrainState(
         parameters=parameters,
         optimiser_state=jax.vmap(_optimiser(0.0, 1.0).init)(parameters),
-        actors=start_actors(environment, actor_key, settings.num_envs),
+        actors=start_actors(environment, actor_key, settings.num_envs, policy.empty_memory(settings.num_envs)),
+        gap=Gap.unknown(environment.num_agents),
         key=train_key,
         update=jnp.zeros((), jnp.int32),
     )
@@ -170,39 +81,54 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         environment: where to learn, without automatic resets; for experts that are plans it must offer instructions.
         policy: the agents' networks.
         settings: shapes and numbers of loops.
+
+    Raises:
+        ConfigurationError: policies remember, and the environments cannot be shared out among the minibatches.
     """
+    if policy.memory_size and settings.num_envs % settings.minibatches:
+        raise ConfigurationError(
+            f"Policies that remember learn from whole sequences, so num_envs={settings.num_envs} is shared out among "
+            f"minibatches={settings.minibatches}; choose a divisor."
+        )
     resetting = AutoReset(environment)
 
     def update(state: TrainState, experts: Experts | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key, rollout_key, learn_key = jax.random.split(state.key, 3)
+        plans = None if experts is None else experts.plans
         actors, rollout = collect(
-            resetting,
-            policy,
-            state.parameters,
-            state.actors,
-            rollout_key,
-            settings.rollout_steps,
-            experts if isinstance(experts, Plan) else None,
+            resetting, policy, state.parameters, state.actors, rollout_key, settings.rollout_steps, plans
         )
-        batch = _agent_batches(rollout, hyper)
-        parameters, optimiser_state, metrics = _learn(policy, settings, state, batch, experts, hyper, learn_key)
+        yardstick = None if experts is None else experts.yardstick
+        gap = measure_gap(state.gap, settings.expert_adapt, yardstick, rollout)
+        batch, seen_by_all = agent_batches(rollout, state.actors.memory, hyper)
+        update = _Update(policy, settings, state, gap, experts, hyper)
+        parameters, optimiser_state, metrics = update.learn(batch, seen_by_all, learn_key)
         episodes = jnp.sum(rollout.episode_over)
         ended = jnp.where(rollout.episode_over[..., None], rollout.episode_return, 0.0)
         metrics |= {"episodes": episodes, "return_sum": jnp.sum(ended, axis=(0, 1))}
-        state = TrainState(parameters, optimiser_state, actors, key, state.update + 1)
+        state = TrainState(parameters, optimiser_state, actors, gap, key, state.update + 1)
         return state, metrics
 
     def train_chunk(state: TrainState, experts: Experts | None, hyper: Hyper) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             return update(state, experts, hyper)
 
-        state, metrics = jax.lax.scan(body, state, None, length=settings.updates_per_chunk)
-        episodes, return_sum = jnp.sum(metrics.pop("episodes")), jnp.sum(metrics.pop("return_sum"), axis=0)
-        means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
-        means["return_per_agent"] = return_sum / jnp.where(episodes > 0, episodes, jnp.nan)
-        return state, means
+        return summarised(*jax.lax.scan(body, state, None, length=settings.updates_per_chunk))
 
     return train_chunk
+
+
+def summarised(state: Any, metrics: Metrics) -> tuple[Any, Metrics]:
+    """Turn the metrics of a chunk's updates into those of the chunk: `episodes` and `return_sum` become a mean return.
+
+    Args:
+        state: passed on.
+        metrics: each with a leading axis of updates.
+    """
+    episodes, return_sum = jnp.sum(metrics.pop("episodes")), jnp.sum(metrics.pop("return_sum"), axis=0)
+    means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
+    means["return_per_agent"] = return_sum / jnp.where(episodes > 0, episodes, jnp.nan)
+    return state, means
 
 
 def _optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransformation:
@@ -210,113 +136,70 @@ def _optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransfor
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
 
 
-def _agent_batches(rollout: Rollout, hyper: Hyper) -> _AgentBatch:
-    """Compute advantages and lay the rollout out by agent, `[A, T * E, ...]`."""
-    # For an agent that has terminated the episode is over, even while others go on.
-    over = rollout.episode_over[..., None] | rollout.terminated
-    sequences = (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, over)
-    estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
-    advantage = jax.vmap(jax.vmap(estimate, in_axes=1, out_axes=1), in_axes=1, out_axes=1)(*sequences)
+class _Update:
+    """The learning of one update, from where a state stands."""
 
-    return _AgentBatch(
-        observation=_by_agent(rollout.observation),
-        available_actions=_by_agent(rollout.available_actions),
-        action=_by_agent(rollout.action),
-        log_prob=_by_agent(rollout.log_prob),
-        advantage=_by_agent(advantage),
-        target=_by_agent(advantage + rollout.value),
-        instructed_action=None if rollout.instructed_action is None else _by_agent(rollout.instructed_action),
-    )
-
-
-def _learn(
-    policy: Policy,
-    settings: TrainSettings,
-    state: TrainState,
-    batch: _AgentBatch,
-    experts: Experts | None,
-    hyper: Hyper,
-    key: PRNGKeyArray,
-) -> tuple[PolicyParameters, optax.OptState, Metrics]:
-    """Run the epochs of minibatch steps of one update; `key` is consumed."""
-    num_agents, size = batch.action.shape
-    progress = jnp.minimum(state.update / hyper.total_updates, 1.0)
-    learning_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay * progress)
-    weight = expert_weight(settings.expert_schedule, hyper.expert_weight, state.update, hyper.expert_decay_updates)
-    optimiser = _optimiser(learning_rate, hyper.max_grad_norm)
-
-    def agent_step(parameters: Any, optimiser_state: Any, batch: Any, expert: Any) -> tuple[Any, Any, Metrics]:
-        loss = lambda p: _agent_loss(policy, p, batch, expert, weight, hyper)  # noqa: E731
-        gradient, metrics = jax.grad(loss, has_aux=True)(parameters)
-        updates, optimiser_state = optimiser.update(gradient, optimiser_state, parameters)
-        return optax.apply_updates(parameters, updates), optimiser_state, metrics
-
-    def minibatch_step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Metrics]:
-        indices, expert_key = inputs
-        minibatch = jax.tree.map(lambda x: x[:, indices], batch)
-        expert = (
-            None
-            if not isinstance(experts, ExpertSamples)
-            else sample_experts(experts, expert_key, settings.expert_batch_size)
+    def __init__(
+        self,
+        policy: Policy,
+        settings: TrainSettings,
+        state: TrainState,
+        gap: Gap,
+        experts: Experts | None,
+        hyper: Hyper,
+    ) -> None:
+        self._policy, self._settings, self._state, self._hyper = policy, settings, state, hyper
+        self._samples = None if experts is None else experts.samples
+        progress = jnp.minimum(state.update / hyper.total_updates, 1.0)
+        learning_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay * progress)
+        self._optimiser = _optimiser(learning_rate, hyper.max_grad_norm)
+        weight = expert_weight(settings.expert_schedule, hyper.expert_weight, state.update, hyper.expert_decay_updates)
+        self._standing = Standing(
+            agent=jnp.arange(policy.num_agents),
+            earlier=policy.of_agents(state.parameters),
+            expert_weight=(0.0 if experts is None else weight) * gap.share(),
         )
-        parameters, optimiser_state, metrics = jax.vmap(agent_step)(carry[0], carry[1], minibatch, expert)
-        return (parameters, optimiser_state), metrics
 
-    shuffle_key, expert_key = jax.random.split(key)
-    shuffles = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(shuffle_key, settings.epochs))
-    steps = settings.epochs * settings.minibatches
-    inputs = (shuffles.reshape(steps, -1), jax.random.split(expert_key, steps))
-    carry, metrics = jax.lax.scan(minibatch_step, (state.parameters, state.optimiser_state), inputs)
-    means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
-    means["expert_weight"] = jnp.full(num_agents, 0.0 if experts is None else weight)
-    return *carry, means
+    def learn(
+        self, batch: AgentBatch, seen_by_all: Float[Array, "L S Q"] | None, key: PRNGKeyArray
+    ) -> tuple[PolicyParameters, optax.OptState, Metrics]:
+        """Run the epochs of minibatch steps; `key` is consumed."""
+        settings = self._settings
+        shuffle_key, expert_key = jax.random.split(key)
+        sequences = batch.weight.shape[-1]
+        shuffle_keys = jax.random.split(shuffle_key, settings.epochs)
+        shuffles = jax.vmap(lambda k: jax.random.permutation(k, sequences))(shuffle_keys)
+        steps = settings.epochs * settings.minibatches
+        inputs = (shuffles.reshape(steps, -1), jax.random.split(expert_key, steps))
 
+        def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Metrics]:
+            indices, key = inputs
+            part = jax.tree.map(lambda x: x[:, :, indices], dataclasses.replace(batch, memory=None))
+            part = dataclasses.replace(part, memory=jax.tree.map(lambda x: x[:, indices], batch.memory))
+            seen = None if seen_by_all is None else seen_by_all[:, indices]
+            return self._step(carry[0], carry[1], part, seen, key)
 
-def _agent_loss(
-    policy: Policy,
-    parameters: PolicyParameters,
-    batch: _AgentBatch,
-    expert: ExpertBatch | None,
-    weight: Float[Array, ""],
-    hyper: Hyper,
-) -> tuple[Float[Array, ""], Metrics]:
-    """One agent's whole loss on its own minibatch.
+        carry, metrics = jax.lax.scan(step, (self._state.parameters, self._state.optimiser_state), inputs)
+        means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
+        means["expert_weight"] = self._standing.expert_weight
+        return *carry, means
 
-        L = L_clip + c_v L_value - c_h H + w L_expert
+    def _step(
+        self, parameters: PolicyParameters, optimiser_state: Any, batch: AgentBatch, seen_by_all: Any, key: PRNGKeyArray
+    ) -> tuple[tuple[PolicyParameters, Any], Metrics]:
+        """One step of every group's optimiser; `key` is consumed."""
+        policy, samples, expert = self._policy, self._samples, None
+        if samples is not None:
+            expert = sample_experts(samples, key, self._settings.expert_batch_size)
+            expert = dataclasses.replace(expert, observation=policy.see(expert.observation, axis=0))
 
-    The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9); the fourth is the expert loss.
-    """
-    logits = policy.logits(parameters, batch.observation, batch.available_actions)
-    log_prob, entropy = log_prob_and_entropy(logits, batch.action)
-    advantage = normalise(batch.advantage)
-    surrogate = clipped_surrogate_loss(log_prob, batch.log_prob, advantage, hyper.clip_epsilon)
-    value = value_loss(policy.value(parameters, batch.observation), batch.target)
-    loss = surrogate + hyper.value_coefficient * value - hyper.entropy_coefficient * jnp.mean(entropy)
-    metrics = {
-        "surrogate_loss": surrogate,
-        "value_loss": value,
-        "entropy": jnp.mean(entropy),
-        "approximate_kl": approximate_kl(log_prob, batch.log_prob),
-    }
-    if expert is not None or batch.instructed_action is not None:
-        expert_log_prob, usable = _expert_log_prob(policy, parameters, logits, batch, expert)
-        metrics["expert_loss"] = negative_log_likelihood(expert_log_prob, usable)
-        loss = loss + weight * metrics["expert_loss"]
-    return loss, metrics
+        def loss(parameters: Any, standing: Any, batch: Any, expert: Any) -> tuple[Array, Metrics]:
+            term, hyper = self._settings.expert_term, self._hyper
+            return agent_loss(policy, term, parameters, standing, batch, seen_by_all, expert, hyper)
 
-
-def _expert_log_prob(
-    policy: Policy,
-    parameters: PolicyParameters,
-    logits: Float[Array, "B N"],
-    batch: _AgentBatch,
-    expert: ExpertBatch | None,
-) -> tuple[Float[Array, "_"], Float[Array, "_"]]:
-    """The log-probability of the expert's actions, and the weight of each, 0 for what no policy can imitate."""
-    if expert is not None:
-        expert_logits = policy.logits(parameters, expert.observation, expert.available_actions)
-        return log_prob_and_entropy(expert_logits, expert.action)[0], expert.weight
-    assert batch.instructed_action is not None  # noqa: S101 - one of the two is there
-    # In the learner's own states the logits are known already: this source costs no pass through the networks.
-    possible = jnp.take_along_axis(batch.available_actions, batch.instructed_action[:, None], axis=-1)[:, 0]
-    return log_prob_and_entropy(logits, batch.instructed_action)[0], possible.astype(jnp.float32)
+        gradient, metrics = jax.vmap(jax.grad(loss, has_aux=True))(
+            policy.of_agents(parameters), self._standing, batch, expert
+        )
+        gradient = mean_of_groups(gradient, policy.agent_groups)
+        updates, optimiser_state = jax.vmap(self._optimiser.update)(gradient, optimiser_state, parameters)
+        return (optax.apply_updates(parameters, updates), optimiser_state), metrics

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from leed_jax.config.check import ALGORITHMS, PROVIDERS, RESPONSE_FORMATS, check_config
+from leed_jax.config.check import ALGORITHMS, IMITATING, PROVIDERS, RESPONSE_FORMATS, VALUE_BASED, check_config
 from leed_jax.config.schema import (
     Config,
     DemonstrationsConfig,
@@ -20,6 +20,7 @@ from leed_jax.config.schema import (
     LLMConfig,
     NetworkConfig,
     PPOConfig,
+    QLearningConfig,
 )
 from leed_jax.environment_class import environment_identity, make_environment
 from leed_jax.errors import ConfigurationError
@@ -27,8 +28,10 @@ from leed_jax.options import nearest, one_sentence, options
 
 __all__ = [
     "ALGORITHMS",
+    "IMITATING",
     "PROVIDERS",
     "RESPONSE_FORMATS",
+    "VALUE_BASED",
     "Config",
     "DemonstrationsConfig",
     "EvaluationConfig",
@@ -37,6 +40,7 @@ __all__ = [
     "LLMConfig",
     "NetworkConfig",
     "PPOConfig",
+    "QLearningConfig",
     "check_config",
     "environment_identity",
     "from_dictionary",

@@ -5,11 +5,18 @@ from typing import Any
 from leed_jax.config.schema import Config, LLMConfig
 from leed_jax.errors import ConfigurationError
 from leed_jax.objectives import SCHEDULES
-from leed_jax.policy import ACTIVATIONS
+from leed_jax.networks import ACTIVATIONS
 
-ALGORITHMS = ("leed", "ippo")
+ALGORITHMS = ("leed", "ippo", "mappo", "bc", "vdn", "qmix")
+IMITATING = ("leed", "bc")
+VALUE_BASED = ("vdn", "qmix")
+MEMORIES = ("none", "gru")
+SHARING = ("none", "all", "groups")
 EXPERT_SOURCES = ("arrays", "instructions")
-PROVIDERS = ("replay", "openai", "anthropic", "local")
+EXPERT_TERMS = ("likelihood", "advantage", "surrogate")
+ADAPTATIONS = ("none", "return_gap", "dtw")
+LABELS = ("instructed", "taken")
+PROVIDERS = ("replay", "openai", "anthropic", "local", "random")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
 PLAN_KINDS = ("relational", "episodes")
 MINIMUM_EVALUATION_EPISODES = 256
@@ -23,7 +30,12 @@ def check_config(config: Config) -> None:
     """
     _one_of("algorithm", config.algorithm, ALGORITHMS)
     _one_of("network.activation", config.network.activation, tuple(ACTIVATIONS))
+    _one_of("network.memory", config.network.memory, MEMORIES)
+    _one_of("network.sharing", config.network.sharing, SHARING)
     _one_of("expert.source", config.expert.source, EXPERT_SOURCES)
+    _one_of("expert.term", config.expert.term, EXPERT_TERMS)
+    _one_of("expert.adapt", config.expert.adapt, ADAPTATIONS)
+    _one_of("demonstrations.label", config.demonstrations.label, LABELS)
     _one_of("expert.schedule", config.expert.schedule, tuple(SCHEDULES))
     _one_of("llm.provider", config.llm.provider, PROVIDERS)
     _one_of("llm.response_format", config.llm.response_format, RESPONSE_FORMATS)
@@ -46,9 +58,43 @@ def check_config(config: Config) -> None:
         f"evaluation.episodes={config.evaluation.episodes}: must be at least "
         f"{MINIMUM_EVALUATION_EPISODES}, as fewer episodes say too little about a policy.",
     )
+    _check_networks(config)
+    _check_expert(config)
     _check_batches(config)
     _check_llm(config.llm)
     _check_refinement(config)
+
+
+def _check_networks(config: Config) -> None:
+    network = config.network
+    _require(
+        (network.sharing == "groups") == bool(network.groups),
+        f"network.groups={network.groups} with network.sharing={network.sharing}: sharing=groups needs the number of "
+        "each agent's group, and nothing else does.",
+    )
+    _require(
+        network.memory == "none" or config.algorithm not in VALUE_BASED,
+        f"network.memory={network.memory}: algorithm={config.algorithm} has feed-forward networks; use memory=none.",
+    )
+    samples = config.q_learning
+    _require(
+        samples.buffer_size >= samples.batch_size,
+        f"q_learning.buffer_size={samples.buffer_size} is less than q_learning.batch_size={samples.batch_size}.",
+    )
+
+
+def _check_expert(config: Config) -> None:
+    expert, demonstrations = config.expert, config.demonstrations
+    _require(
+        expert.term == "likelihood" or expert.source == "arrays",
+        f"expert.term={expert.term} needs the rewards that followed the expert's actions, and expert.source="
+        f"{expert.source} has none; use expert.source=arrays, or expert.term=likelihood.",
+    )
+    _require(
+        demonstrations.noise_from <= demonstrations.noise,
+        f"demonstrations.noise_from={demonstrations.noise_from} is more than demonstrations.noise="
+        f"{demonstrations.noise}.",
+    )
 
 
 def _check_llm(llm: LLMConfig) -> None:
@@ -68,7 +114,7 @@ def _check_llm(llm: LLMConfig) -> None:
 def _check_refinement(config: Config) -> None:
     every = config.generate.refresh_every
     _require(
-        not every or config.algorithm == "leed",
+        not every or config.algorithm in IMITATING,
         f"generate.refresh_every={every}: algorithm={config.algorithm} learns from no demonstrations; leave it out.",
     )
     _require(
@@ -80,6 +126,12 @@ def _check_refinement(config: Config) -> None:
 
 def _check_batches(config: Config) -> None:
     samples, parts = config.steps_per_update, config.ppo.minibatches
+    if config.network.memory != "none":
+        _require(
+            config.num_envs % parts == 0,
+            f"ppo.minibatches={parts}: with network.memory={config.network.memory} the {config.num_envs} environments "
+            f"are shared out among the minibatches; choose a divisor of num_envs={config.num_envs}.",
+        )
     _require(
         samples % parts == 0,
         f"ppo.minibatches={parts}: the {samples} samples of an update (num_envs x rollout_steps = {config.num_envs} x "
@@ -100,6 +152,11 @@ _POSITIVE = (
     "checkpoint_every",
     "ppo.epochs",
     "ppo.minibatches",
+    "network.memory_size",
+    "q_learning.buffer_size",
+    "q_learning.batch_size",
+    "q_learning.learning_steps",
+    "q_learning.mixing_size",
     "expert.batch_size",
     "llm.max_tokens",
     "llm.max_attempts",
@@ -136,7 +193,20 @@ _RANGES = {
     "ppo.entropy_coefficient": (0.0, 1e6),
     "ppo.value_coefficient": (0.0, 1e6),
     "ppo.max_grad_norm": (1e-12, 1e12),
+    "q_learning.learning_rate": (0.0, 1.0),
+    "q_learning.learning_rate_decay": (0.0, 1.0),
+    "q_learning.discount": (0.0, 1.0),
+    "q_learning.epsilon_start": (0.0, 1.0),
+    "q_learning.epsilon_end": (0.0, 1.0),
+    "q_learning.epsilon_fraction": (0.0, 1.0),
+    "q_learning.target_rate": (0.0, 1.0),
+    "q_learning.max_grad_norm": (1e-12, 1e12),
+    "q_learning.reward_scale": (1e-12, 1e12),
+    "evaluation.curve_episodes": (0, 10**6),
+    "expert.temperature": (1e-6, 1e6),
+    "expert.max_sample_weight": (1e-6, 1e6),
     "demonstrations.noise": (0.0, 1.0),
+    "demonstrations.noise_from": (0.0, 1.0),
     "demonstrations.quantile": (0.0, 1.0),
     "expert.weight": (0.0, 1e6),
     "expert.decay_fraction": (0.0, 1.0),

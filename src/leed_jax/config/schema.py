@@ -14,10 +14,20 @@ class NetworkConfig:
     Attributes:
         hidden_sizes: widths of the hidden layers of each agent's actor and critic.
         activation: tanh, relu, gelu or silu.
+        memory: none, feed-forward; or gru, with a recurrent layer after the hidden ones.
+        memory_size: width of that layer.
+        sharing: none, each agent has networks of its own; all, they share them; groups, those of a group do.
+        groups: with sharing=groups, the number of each agent's group, as in [0,0,1].
+        agent_id: tell the networks which agent they act for; null for where they are shared.
     """
 
     hidden_sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
     activation: str = "tanh"
+    memory: str = "none"
+    memory_size: int = 64
+    sharing: str = "none"
+    groups: list[int] = dataclasses.field(default_factory=list)
+    agent_id: bool | None = None
 
 
 @dataclasses.dataclass
@@ -50,22 +60,67 @@ class PPOConfig:
 
 
 @dataclasses.dataclass
+class QLearningConfig:
+    """Settings of algorithms vdn and qmix; see `leed_jax.value_decomposition.QHyper`.
+
+    Attributes:
+        learning_rate: Adam's step size at the start.
+        learning_rate_decay: share of the learning rate that is gone, linearly, by the end of the run.
+        discount: gamma.
+        epsilon_start: share of random actions at the start.
+        epsilon_end: share of random actions in the end.
+        epsilon_fraction: share of the run over which it falls, linearly.
+        target_rate: share of the networks that the target networks take over after each step of learning.
+        max_grad_norm: norm at which the gradient is clipped.
+        reward_scale: factor of the rewards in learning.
+        buffer_size: transitions that are remembered, at most.
+        batch_size: transitions of a step of learning.
+        learning_steps: steps of learning after each rollout.
+        mixing_size: width of qmix's mixing network.
+    """
+
+    learning_rate: float = 3e-3
+    learning_rate_decay: float = 1.0
+    discount: float = 0.9
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.05
+    epsilon_fraction: float = 0.2
+    target_rate: float = 0.01
+    max_grad_norm: float = 10.0
+    reward_scale: float = 1.0
+    buffer_size: int = 100_000
+    batch_size: int = 256
+    learning_steps: int = 64
+    mixing_size: int = 32
+
+
+@dataclasses.dataclass
 class ExpertConfig:
-    """The expert term of algorithm leed; ippo has none.
+    """The expert term of algorithms leed and bc; the others have none.
 
     Attributes:
         source: arrays, samples of demonstrations; or instructions, what the plans say in the learners' own states.
+        term: likelihood, of the expert's actions; advantage, the same weighted by how well the expert did; or
+            surrogate, PPO's own on the expert's episodes.
         weight: its weight at the start.
         schedule: how the weight falls: constant, linear, cosine or exponential.
         decay_fraction: share of the run over which it falls to nothing.
+        adapt: a factor of each agent's own: none; return_gap, the share of the way to the expert's return that is
+            left; or dtw, the same for the distance of their episodes.
         batch_size: expert samples per agent and minibatch.
+        temperature: with term=advantage, the advantage that multiplies a sample's weight by e.
+        max_sample_weight: with term=advantage, the largest weight of a sample.
     """
 
     source: str = "arrays"
+    term: str = "likelihood"
     weight: float = 1.0
     schedule: str = "linear"
     decay_fraction: float = 0.5
+    adapt: str = "none"
     batch_size: int = 256
+    temperature: float = 1.0
+    max_sample_weight: float = 20.0
 
 
 @dataclasses.dataclass
@@ -76,7 +131,9 @@ class DemonstrationsConfig:
         path: a folder, or the name of a recorded set; python -m leed_jax.demonstrations list shows those.
         plans: use only this many of the set's plans, the best ones; null for all.
         episodes: execute the set's plans again on this many fresh initial states; null for the recorded arrays.
-        noise: largest share of disturbed actions in such an execution; episodes are spread evenly from none to that.
+        noise: largest share of disturbed actions in such an execution; episodes are spread evenly up to that.
+        noise_from: smallest share of disturbed actions in such an execution.
+        label: what is imitated: instructed, the action that the plan wanted; or taken, the one that noise made of it.
         seed: seed of such an execution.
         quantile: leave out episodes whose return is below this quantile of all.
         per_agent: compare each agent's own returns, so that every agent learns from the episodes good for itself.
@@ -87,6 +144,8 @@ class DemonstrationsConfig:
     plans: int | None = None
     episodes: int | None = None
     noise: float = 0.0
+    noise_from: float = 0.0
+    label: str = "instructed"
     seed: int = 0
     quantile: float = 0.0
     per_agent: bool = False
@@ -99,10 +158,12 @@ class EvaluationConfig:
 
     Attributes:
         episodes: how many, at least 256.
+        curve_episodes: how many after each chunk, for the learning curve of the greedy policy; 0 for none.
         seed: their seed.
     """
 
     episodes: int = 1024
+    curve_episodes: int = 64
     seed: int = 1_000_003
 
 
@@ -111,7 +172,8 @@ class LLMConfig:
     """The language model that is asked; llm=NAME is short for llm.provider=NAME.
 
     Attributes:
-        provider: replay (recorded replies, no network), openai (any compatible endpoint), anthropic or local.
+        provider: replay (recorded replies, no network), openai (any compatible endpoint), anthropic, local, or random
+            (random valid instructions, as a control).
         base_url: where the API starts; empty for the provider's own.
         model: the model's name there.
         path: for local, a GGUF file; for replay, a demonstration set or a transcript, empty for demonstrations.path.
@@ -206,7 +268,8 @@ class Config:
     Attributes:
         env: env.name, as package.module:Class, and the fields of that class.
         experiment: the experiment that the settings start from.
-        algorithm: leed, PPO with expert imitation; or ippo, the same without the expert term.
+        algorithm: leed, PPO with expert imitation; ippo, the same without the expert term; mappo, ippo with a central
+            critic; bc, imitation alone; vdn or qmix, Q-learning of a team value.
         seed: seed of the first training; the others count up from it.
         num_seeds: trainings side by side.
         total_steps: environment steps of each training, at most.
@@ -232,6 +295,7 @@ class Config:
     resume: str | None = None
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    q_learning: QLearningConfig = dataclasses.field(default_factory=QLearningConfig)
     expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
     demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

@@ -133,6 +133,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--episodes", type=_whole(1), metavar="N", help="execute the plans on N episodes; default: the recorded ones")
     add("--noise", type=_share, default=0.0, metavar="X", help="largest share of disturbed actions then; default 0")
+    add("--noise-from", type=_share, default=0.0, metavar="X", help="smallest share of them; default 0")
     add("--seed", type=_whole(0), default=0, metavar="S", help="seed of that; default 0")
     add("--plans", type=_whole(1), metavar="N", help="only the best N plans")
     add(
@@ -199,7 +200,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     out = _free(arguments, ".npz")
     loaded, _ = _load(arguments)
-    names = ("episodes", "noise", "seed", "plans", "quantile", "per_agent", "number")
+    names = ("episodes", "noise", "noise_from", "seed", "plans", "quantile", "per_agent", "number")
     chosen = {name: getattr(arguments, name) for name in names}
     episodes = loaded.episodes(**chosen)
     how = chosen if arguments.episodes else {**chosen, **loaded.manifest["recorded"]}

@@ -12,9 +12,11 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from leed_jax.environment import Environment
+from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import InstructedEnvironment, Plan, PrimitiveInstructions, Trajectory, execute
 
 Arrange = Callable[[Trajectory], Any]
+LABELS = ("instructed", "taken")
 
 
 def instructed(environment: Environment) -> InstructedEnvironment:
@@ -60,14 +62,22 @@ class Batch:
 
 
 def plan_batch(
-    plans: Plan, key: PRNGKeyArray, episodes: int, noise: float = 0.0, reset_keys: Key[Array, "P"] | None = None
+    plans: Plan,
+    key: PRNGKeyArray,
+    episodes: int,
+    noise: float = 0.0,
+    reset_keys: Key[Array, "P"] | None = None,
+    noise_from: float = 0.0,
 ) -> Batch:
-    """Share episodes out among plans, in turn; see `execute_episodes`. `key` is consumed."""
+    """Share episodes out among plans, in turn; see `execute_episodes`. `key` is consumed.
+
+    Episode i of N has (1 - i / (N-1)) `noise_from` + i / (N-1) `noise` of its actions disturbed.
+    """
     return Batch(
         plans=plans,
         which=jnp.arange(episodes) % plans.length.shape[0],
         key=jax.random.split(key, episodes),
-        noise=jnp.linspace(0.0, noise, episodes),
+        noise=jnp.linspace(noise_from, noise, episodes),
         reset_key=reset_keys,
     )
 
@@ -107,6 +117,7 @@ def execute_episodes(
     episodes: int,
     noise: float = 0.0,
     reset_keys: Key[Array, "P"] | None = None,
+    noise_from: float = 0.0,
 ) -> Trajectory:
     """Execute plans in turn on `episodes` initial states, in one jitted call; `key` is consumed.
 
@@ -115,12 +126,33 @@ def execute_episodes(
         plans: plans stacked on a leading axis.
         key: source of everything random.
         episodes: the number of episodes, `N`.
-        noise: the largest share of disturbed actions; episodes are spread evenly between none and that.
+        noise: the largest share of disturbed actions; episodes are spread evenly between `noise_from` and that.
         reset_keys: each plan's own initial state, for plans that were written for one; fresh ones otherwise.
+        noise_from: the smallest share of disturbed actions.
     """
-    return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys), as_it_is)
+    return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys, noise_from), as_it_is)
 
 
 def as_it_is(trajectory: Trajectory) -> Trajectory:
     """The trajectory itself."""
     return trajectory
+
+
+@functools.cache
+def labelled(arrange: Arrange, label: str) -> Arrange:
+    """The same arrangement, of episodes whose `action` is what is to be imitated.
+
+    Equal arguments give the very same function, so that what is compiled for it serves again.
+
+    Args:
+        arrange: the arrangement.
+        label: instructed, the action that the plan wanted; or taken, what noise made of it.
+
+    Raises:
+        DemonstrationError: there is no such label.
+    """
+    if label not in LABELS:
+        raise DemonstrationError(f"demonstrations.label={label}: must be one of {', '.join(LABELS)}.")
+    if label == "instructed":
+        return arrange
+    return lambda trajectory: arrange(dataclasses.replace(trajectory, action=trajectory.taken))

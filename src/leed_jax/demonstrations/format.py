@@ -19,7 +19,7 @@ A manifest is JSON with these entries, and no other is needed to use or to check
     random_return_per_agent
     rounds           a list of objects with the figures of each round, for reading
     usage            {calls, prompt_tokens, completion_tokens, cost}, or null
-    recorded         {episodes, noise, seed} of the arrays, or null
+    recorded         {episodes, noise, seed} of the arrays, with noise_from if that is not 0; or null
     files            name -> {sha256, bytes}
     sha256           of all of the above, as JSON with sorted keys and no spaces
 """
@@ -204,10 +204,18 @@ def _setting(value: Any, depth: int = 0) -> bool:
     return value is None or isinstance(value, bool) or is_number(value)
 
 
+def _share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _recorded(value: Any) -> bool:
+    return _recorded_always(value) and _share(value.get("noise_from", 0.0))
+
+
 _count = _whole(0, 2**62)
 _seed = _whole(0, 2**31 - 1)
 _usage = _object(calls=_count, prompt_tokens=_count, completion_tokens=_count, cost=is_number)
-_recorded = _object(episodes=_whole(1, MAX_EPISODES), noise=lambda v: is_number(v) and 0 <= v <= 1, seed=_seed)
+_recorded_always = _object(episodes=_whole(1, MAX_EPISODES), noise=_share, seed=_seed)
 _file = _object(sha256=_text, bytes=_count)
 
 _ENTRIES: dict[str, Check] = {

@@ -16,6 +16,7 @@ from leed_jax.demonstrations.execution import (
     as_it_is,
     demonstration_key,
     execute_batch,
+    labelled,
     pick_per_agent,
     plan_batch,
 )
@@ -59,6 +60,9 @@ class DemonstrationSet:
         quantile: float = 0.0,
         per_agent: bool = False,
         number: int | None = None,
+        *,
+        noise_from: float = 0.0,
+        label: str = "instructed",
     ) -> Trajectory:
         """Episodes to learn from, `[N, T, ...]`.
 
@@ -68,18 +72,23 @@ class DemonstrationSet:
         Args:
             episodes: execute the plans again on this many initial states, shared out among the plans; None for the
                 recorded arrays. Where each plan has an initial state of its own, those are repeated with other noise.
-            noise: the largest share of disturbed actions; episodes are spread evenly between none and that.
+            noise: the largest share of disturbed actions; episodes are spread evenly between `noise_from` and that.
             seed: seed of the fresh initial states and of the noise.
             plans: use only this many plans, the best by the return that they were selected by; None for all.
             quantile: leave out the episodes whose return is below this quantile of all.
             per_agent: compare each agent's own return, and let every agent have its own best episodes. What stands side
                 by side is then no joint episode any more.
             number: of the episodes that are left use at most this many, the best ones; None for all.
+            noise_from: the smallest share of disturbed actions.
+            label: what stands as `action`: instructed, what the plan wanted; or taken, what noise made of it. With
+                noise_from=noise=1 and label=taken that is a random available action throughout.
 
         Raises:
-            DemonstrationError: there are no recorded arrays, and no number of episodes either; or there are no plans.
+            DemonstrationError: there are no recorded arrays, and no number of episodes either; or there are no plans,
+                or no such label.
         """
-        return self._collect(as_it_is, (episodes, noise, seed), plans, (quantile, per_agent, number))
+        execution = episodes, (noise_from, noise), seed
+        return self._collect(labelled(as_it_is, label), execution, plans, (quantile, per_agent, number))
 
     def samples(
         self,
@@ -90,9 +99,13 @@ class DemonstrationSet:
         quantile: float = 0.0,
         per_agent: bool = False,
         number: int | None = None,
+        *,
+        noise_from: float = 0.0,
+        label: str = "instructed",
     ) -> ExpertSamples:
         """The same episodes, arranged for the expert term in the jitted call that executes them; see `episodes`."""
-        return self._collect(expert_samples, (episodes, noise, seed), plans, (quantile, per_agent, number))
+        execution = episodes, (noise_from, noise), seed
+        return self._collect(labelled(expert_samples, label), execution, plans, (quantile, per_agent, number))
 
     def best(self, number: int | None = None) -> Plan:
         """The best plans by the return that they were selected by, best first, stacked; all of them if None.
@@ -126,10 +139,64 @@ class DemonstrationSet:
             self.environment, plan_batch(chosen, key, episodes, 0.0, reset_keys), Trajectory.episode_return
         )
 
+    def imitated_returns(
+        self,
+        key: PRNGKeyArray,
+        num_episodes: int,
+        plans: int | None = None,
+        noise: float = 0.0,
+        noise_from: float = 0.0,
+        label: str = "instructed",
+    ) -> Float[Array, "A"]:
+        """Mean undiscounted return of each agent under what is imitated, on fresh episodes; see `trajectories`."""
+        how = plans, (noise_from, noise), label
+        return jnp.mean(self._imitated(Trajectory.episode_return, key, num_episodes, *how), axis=0)
+
+    def trajectories(
+        self,
+        key: PRNGKeyArray,
+        num_episodes: int,
+        plans: int | None = None,
+        noise: float = 0.0,
+        noise_from: float = 0.0,
+        label: str = "instructed",
+    ) -> Trajectory:
+        """Episodes of what is imitated, `[N, T, ...]`: of a learner that imitates perfectly; `key` is consumed.
+
+        With label=instructed the plans are carried out without noise: who does in every state what it is told to is
+        not disturbed. With label=taken the noise is part of what is imitated.
+
+        Args:
+            key: source of the initial states, of the transitions and of the noise.
+            num_episodes: how many episodes, shared out in turn among the plans.
+            plans: use only this many plans, the best ones; None for all.
+            noise: the largest share of disturbed actions, as in `episodes`.
+            noise_from: the smallest share of disturbed actions.
+            label: instructed or taken.
+
+        Raises:
+            DemonstrationError: there are no plans, or there is no such label.
+        """
+        return self._imitated(as_it_is, key, num_episodes, plans, (noise_from, noise), label)
+
+    def _imitated(
+        self,
+        arrange: Arrange,
+        key: PRNGKeyArray,
+        num_episodes: int,
+        plans: int | None,
+        noise: tuple[float, float],
+        label: str,
+    ) -> Any:
+        self._require_plans()
+        arranged = labelled(arrange, label)
+        batch = self._batch(key, num_episodes, plans, noise if label == "taken" else (0.0, 0.0))
+        return execute_batch(self.environment, batch, arranged)
+
     def _collect(
         self,
         arrange: Arrange,
-        execution: tuple[int | None, float, int],
+        execution: tuple[int | None, tuple[float, float], int],
         plans: int | None,
         wanted: tuple[float, bool, int | None],
     ) -> Any:
@@ -137,9 +204,14 @@ class DemonstrationSet:
         self._require_plans()
         if episodes is None:
             return _from_recorded(self._recorded(plans), arrange, wanted)
-        chosen, reset_keys = self._best(plans)
-        batch = plan_batch(chosen, demonstration_key(seed), episodes, noise, reset_keys)
+        batch = self._batch(demonstration_key(seed), episodes, plans, noise)
         return _from_execution(self.environment, batch, arrange, wanted)
+
+    def _batch(self, key: PRNGKeyArray, episodes: int, plans: int | None, noise: tuple[float, float]) -> Batch:
+        """The best plans in turn, with noise from the first number to the second; `key` is consumed."""
+        chosen, reset_keys = self._best(plans)
+        smallest, largest = noise
+        return plan_batch(chosen, key, episodes, largest, reset_keys, smallest)
 
     def _require_plans(self) -> None:
         if not self.manifest["plans"]:

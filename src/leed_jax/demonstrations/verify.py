@@ -112,8 +112,9 @@ def _check_recorded(loaded: DemonstrationSet, recorded: Trajectory) -> float:
     """The share of the steps in which the recorded episodes are those that execution gives."""
     how = loaded.manifest["recorded"]
     key = demonstration_key(how["seed"])
+    noise_from, noise = float(how.get("noise_from", 0.0)), float(how["noise"])
     again = execute_episodes(
-        loaded.environment, loaded.plans, key, how["episodes"], float(how["noise"]), loaded.reset_keys
+        loaded.environment, loaded.plans, key, how["episodes"], noise, loaded.reset_keys, noise_from
     )
     agree = _agreement(recorded, again)
     share = float(agree.mean())

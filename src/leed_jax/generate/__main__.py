@@ -43,6 +43,7 @@ Without llm=PROVIDER the recorded replies of demonstrations.path are gone throug
   python -m leed_jax.generate experiment=mpe_spread llm=openai llm.base_url=http://127.0.0.1:8081/v1 llm.model=NAME
   python -m leed_jax.generate experiment=mpe_spread llm=anthropic llm.model=NAME llm.max_total_tokens=100000
   python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf generate.kind=episodes
+  python -m leed_jax.generate experiment=mpe_spread llm=random       # random valid plans: the control
 
 A generation that was stopped goes on where it was when the same command is given again: no answered request is
 repeated, and what was spent stays counted.

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from leed_jax.config import Config, LLMConfig
-from leed_jax.demonstrations import MANIFEST, TRANSCRIPT, find_set
+from leed_jax.demonstrations import MANIFEST, TRANSCRIPT, find_set, instructed
+from leed_jax.environment_class import make_environment
 from leed_jax.errors import ConfigurationError
+from leed_jax.generate.random_model import NAME as RANDOM_NAME
+from leed_jax.generate.random_model import RandomModel
 from leed_jax.llm import (
     Anthropic,
     ChatClient,
@@ -51,7 +54,7 @@ async def connect(
         yield Journalled(model, Journal(path), spender, remember_failures=remember_failures)
 
 
-def make_model(config: Config, meter: Meter | None = None) -> ChatClient | LocalModel | Replay:
+def make_model(config: Config, meter: Meter | None = None) -> ChatClient | LocalModel | RandomModel | Replay:
     """Make the model that `config.llm` names, which is to be entered (`async with`); this loads and sends nothing.
 
     Args:
@@ -66,6 +69,8 @@ def make_model(config: Config, meter: Meter | None = None) -> ChatClient | Local
     check_provider(llm)
     if llm.provider == "replay":
         return Replay(transcript_path(config))
+    if llm.provider == "random":
+        return RandomModel(instructed(make_environment(config.env)).vocabulary, config.seed)
     if llm.provider == "local":
         return LocalModel(
             llm.path,
@@ -97,6 +102,8 @@ def model_name(config: Config) -> str:
     """
     if config.llm.provider == "local":
         return Path(config.llm.path).stem
+    if config.llm.provider == "random":
+        return RANDOM_NAME
     if config.llm.provider == "replay":
         transcript = transcript_path(config)
         try:

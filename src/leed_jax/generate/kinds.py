@@ -93,7 +93,7 @@ def random_play(
 
 @functools.partial(jax.jit, static_argnames=("environment", "episodes"))
 def _random_play(environment: InstructedEnvironment, key: Any, episodes: int, reset_keys: Any) -> Any:
-    return measured_play(environment, random_chooser, key, episodes, reset_keys)
+    return measured_play(environment, random_chooser(environment), key, episodes, reset_keys)
 
 
 class Kind(Protocol):

@@ -34,6 +34,7 @@ from leed_jax.version import __version__
 
 PLOT = "rounds.png"
 JOURNAL = "replies.jsonl"
+_DISTURBED = ("noise", "noise_from", "seed")
 
 
 def output_folder(config: Config) -> Path | None:
@@ -153,9 +154,10 @@ def recorded_settings(config: Config) -> tuple[Config, int | None]:
     values["generate"] |= {"kind": manifest["kind"], "rounds": max(1, len(manifest["rounds"])), "patience": 0}
     values["llm"] |= {k: recorded[k] for k in ("temperature", "max_tokens") if k in recorded}
     values["seed"] = recorded.get("seed", config.seed)
-    if manifest["recorded"] is not None:
-        values["generate"]["recorded_episodes"] = manifest["recorded"]["episodes"]
-        values["demonstrations"] |= {k: manifest["recorded"][k] for k in ("noise", "seed")}
+    how = manifest["recorded"]
+    if how is not None:
+        values["generate"]["recorded_episodes"] = how["episodes"]
+        values["demonstrations"] |= {name: how.get(name, 0.0) for name in _DISTURBED}
     return from_dictionary(values), manifest["states_seed"]
 
 
@@ -207,6 +209,7 @@ def _recorded(config: Config, environment: InstructedEnvironment, outcome: Outco
         config.generate.recorded_episodes,
         config.demonstrations.noise,
         reset_keys,
+        config.demonstrations.noise_from,
     )
 
 
@@ -234,14 +237,15 @@ def _manifest(config: Config, outcome: Outcome, spent: Spending, with_arrays: bo
         "rounds": [dataclasses.asdict(r) for r in outcome.rounds],
         "stopped": outcome.stopped,
         "usage": {"calls": spent.calls, **spent.usage.to_dict(), "cost": spent.cost},
-        "recorded": {
-            "episodes": config.generate.recorded_episodes,
-            "noise": config.demonstrations.noise,
-            "seed": config.demonstrations.seed,
-        }
-        if with_arrays
-        else None,
+        "recorded": _how_recorded(config) if with_arrays else None,
     }
+
+
+def _how_recorded(config: Config) -> dict[str, Any]:
+    how: dict[str, Any] = {"episodes": config.generate.recorded_episodes}
+    how |= {name: getattr(config.demonstrations, name) for name in _DISTURBED}
+    # Left out where there is none, as in sets from before there was such a setting.
+    return how if config.demonstrations.noise_from else {k: v for k, v in how.items() if k != "noise_from"}
 
 
 def _plan_entry(kept: Kept) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Trajectory:
 
     Attributes:
         observation: what each agent saw before its action.
-        action: what it was instructed to do.
+        action: what it was instructed to do, `[*N, T, A]`, or `[*N, T, A, C]` where actions are continuous.
         taken: what it did; the same unless noise disturbed it.
         reward: what it earned for that.
         available_actions: what it could have done.
@@ -30,8 +30,8 @@ class Trajectory:
     """
 
     observation: Float[Array, "*N T A O"]
-    action: Int[Array, "*N T A"]
-    taken: Int[Array, "*N T A"]
+    action: Array
+    taken: Array
     reward: Float[Array, "*N T A"]
     available_actions: Bool[Array, "*N T A C"]
     active: Bool[Array, "*N T A"]
@@ -138,13 +138,15 @@ def observe_execution(
     return jax.lax.scan(advance, start, jax.random.split(step_key, environment.max_steps))[1]
 
 
-def _disturb(
-    action: Int[Array, "A"], available: Bool[Array, "A C"], noise: Float[Array, ""] | float, key: PRNGKeyArray
-) -> Int[Array, "A"]:
-    """Replace each action by a random available one with probability `noise`; `key` is consumed."""
+def _disturb(action: Array, available: Bool[Array, "A C"], noise: Float[Array, ""] | float, key: PRNGKeyArray) -> Array:
+    """Replace each agent's action by a random available one with probability `noise`; `key` is consumed."""
     choice_key, action_key = jax.random.split(key)
+    chosen = jax.random.bernoulli(choice_key, noise, action.shape[:1])
+    if jnp.issubdtype(action.dtype, jnp.floating):
+        other = jnp.where(available, jax.random.uniform(action_key, action.shape, minval=-1.0), 0.0)
+        return jnp.where(chosen[:, None], other, action)
     other = jax.random.categorical(action_key, jnp.where(available, 0.0, -jnp.inf))
-    return jnp.where(jax.random.bernoulli(choice_key, noise, action.shape), other.astype(action.dtype), action)
+    return jnp.where(chosen, other.astype(action.dtype), action)
 
 
 def execute_many(environment: InstructedEnvironment, plans: Plan, keys: Key[Array, "N"]) -> Trajectory:

@@ -1,20 +1,33 @@
 """The fallback vocabulary: any environment can be instructed in its own primitive actions."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from leed_jax.environment import Wrapper
+from leed_jax.environment import Wrapper, has_continuous_actions
+from leed_jax.errors import ConfigurationError
 from leed_jax.instructions.vocabulary import Command, Parameter, Vocabulary
 
 
+@dataclasses.dataclass(frozen=True)
 class PrimitiveInstructions(Wrapper):
     """Gives an environment without instructions of its own the single command `Act`, one step per instruction.
 
     The environment's `action_names`, if it has any, become the parameters.
+
+    Raises:
+        ConfigurationError: its actions are continuous, so that there is no list of them.
     """
+
+    def __post_init__(self) -> None:
+        if has_continuous_actions(self.environment):
+            raise ConfigurationError(
+                f"{type(self.environment).__name__} has continuous actions, which cannot be listed as instructions; "
+                "give it a vocabulary of its own (see leed_jax.InstructedEnvironment), or train without instructions."
+            )
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:

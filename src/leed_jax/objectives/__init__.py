@@ -3,7 +3,7 @@
 from leed_jax.objectives.distance import dynamic_time_warping
 from leed_jax.objectives.expert import advantage_weighted_loss, negative_log_likelihood
 from leed_jax.objectives.gae import generalised_advantages
-from leed_jax.objectives.ppo import approximate_kl, clipped_surrogate_loss, normalise, value_loss
+from leed_jax.objectives.ppo import approximate_kl, clipped_surrogate_loss, normalise, value_loss, weighted_mean
 from leed_jax.objectives.schedules import SCHEDULES, expert_weight, remaining_share
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "normalise",
     "remaining_share",
     "value_loss",
+    "weighted_mean",
 ]

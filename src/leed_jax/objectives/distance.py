@@ -3,16 +3,21 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
-def dynamic_time_warping(left: Float[Array, "M D"], right: Float[Array, "N D"]) -> Float[Array, ""]:
+def dynamic_time_warping(
+    left: Float[Array, "M D"],
+    right: Float[Array, "N D"],
+    left_length: Int[Array, ""] | int,
+    right_length: Int[Array, ""] | int,
+) -> Float[Array, ""]:
     """The dynamic-time-warping distance of two sequences of points.
 
         D(i, j) = |x_i - y_j| + min(D(i-1, j), D(i, j-1), D(i-1, j-1)),  D(0, 0) = |x_0 - y_0|
 
-    and the distance is D(M-1, N-1): the least sum of Euclidean distances over all ways to walk along both sequences
-    forwards. Takes M N steps, of which those of a row depend on each other.
+    and the distance is D(m-1, n-1): the least sum of Euclidean distances over all ways to walk along both sequences
+    forwards. Takes M N steps, one after the other.
 
     Source: Sakoe and Chiba 1978, "Dynamic programming algorithm optimization for spoken word recognition", with the
     symmetric step pattern and weight 1 for each step.
@@ -20,12 +25,14 @@ def dynamic_time_warping(left: Float[Array, "M D"], right: Float[Array, "N D"]) 
     Args:
         left: x.
         right: y.
+        left_length: m, from 1 to M; what comes after is padding.
+        right_length: n, from 1 to N.
     """
     chex.assert_rank([left, right], 2)
     cost = jnp.linalg.norm(left[:, None] - right[None], axis=-1)
     first = jnp.cumsum(cost[0])
 
-    def row(above: Array, cost: Array) -> tuple[Array, None]:
+    def row(above: Array, cost: Array) -> tuple[Array, Array]:
         diagonal = jnp.concatenate([jnp.array([jnp.inf]), above[:-1]])
         entered = jnp.minimum(above, diagonal)
 
@@ -34,6 +41,8 @@ def dynamic_time_warping(left: Float[Array, "M D"], right: Float[Array, "N D"]) 
             here = cost_j + jnp.minimum(before, entered_j)
             return here, here
 
-        return jax.lax.scan(along, jnp.array(jnp.inf), (cost, entered))[1], None
+        here = jax.lax.scan(along, jnp.array(jnp.inf), (cost, entered))[1]
+        return here, here
 
-    return jax.lax.scan(row, first, cost[1:])[0][-1]
+    rest = jax.lax.scan(row, first, cost[1:])[1]
+    return jnp.concatenate([first[None], rest])[left_length - 1, right_length - 1]

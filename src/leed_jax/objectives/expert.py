@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from leed_jax.objectives.ppo import weighted_mean
+
 
 def negative_log_likelihood(log_prob: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, ""]:
     """Behaviour cloning: the weighted mean of the negative log-likelihood of the expert's actions.
@@ -18,10 +20,7 @@ def negative_log_likelihood(log_prob: Float[Array, "B"], weight: Float[Array, "B
         log_prob: log-probability of the expert's action under the policy that learns.
         weight: non-negative; 0 leaves a sample out, as for padding.
     """
-    chex.assert_rank([log_prob, weight], 1)
-    chex.assert_equal_shape([log_prob, weight])
-    total = jnp.sum(weight)
-    return -jnp.sum(jnp.where(weight > 0, weight * log_prob, 0.0)) / jnp.where(total > 0, total, 1.0)
+    return -weighted_mean(log_prob, weight)
 
 
 def advantage_weighted_loss(
@@ -52,6 +51,4 @@ def advantage_weighted_loss(
     chex.assert_equal_shape([log_prob, advantage, weight])
     # Bounded before the exponential, which would overflow, and whose derivative is of no use.
     exponent = jnp.minimum(jax.lax.stop_gradient(advantage) / temperature, jnp.log(max_weight))
-    total = jnp.sum(weight)
-    terms = jnp.where(weight > 0, weight * jnp.exp(exponent) * log_prob, 0.0)
-    return -jnp.sum(terms) / jnp.where(total > 0, total, 1.0)
+    return -weighted_mean(jnp.exp(exponent) * log_prob, weight)

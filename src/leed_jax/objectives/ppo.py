@@ -7,12 +7,32 @@ from jaxtyping import Array, Float
 Scalar = Float[Array, ""]
 
 
-def normalise(x: Float[Array, "B"]) -> Float[Array, "B"]:
-    """Shift and scale to mean 0 and standard deviation 1; constant input becomes 0."""
-    chex.assert_rank(x, 1)
+def weighted_mean(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Scalar:
+    """The mean of what has weight, and 0 where nothing has; what has none may be anything.
+
+        sum_b w_b x_b / sum_b w_b
+
+    Args:
+        x: numbers.
+        weight: w, not negative; 0 leaves a number out, as for padding.
+    """
+    chex.assert_rank([x, weight], 1)
+    chex.assert_equal_shape([x, weight])
+    total = jnp.sum(weight)
+    return jnp.sum(jnp.where(weight > 0, weight * x, 0.0)) / jnp.where(total > 0, total, 1.0)
+
+
+def normalise(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Shift and scale what has weight to mean 0 and standard deviation 1; constant input becomes 0.
+
+    Args:
+        x: numbers.
+        weight: 0 leaves a number out of mean and deviation, and makes it 0.
+    """
     # The mean of equal numbers may differ from them by rounding, which the division would blow up; that of zeros is 0.
-    x = x - x[0]
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+    x = jnp.where(weight > 0, x - x[jnp.argmax(weight > 0)], 0.0)
+    x = jnp.where(weight > 0, x - weighted_mean(x, weight), 0.0)
+    return x / (jnp.sqrt(weighted_mean(jnp.square(x), weight)) + 1e-8)
 
 
 def clipped_surrogate_loss(
@@ -20,6 +40,7 @@ def clipped_surrogate_loss(
     behaviour_log_prob: Float[Array, "B"],
     advantage: Float[Array, "B"],
     clip_epsilon: Scalar | float,
+    weight: Float[Array, "B"],
 ) -> Scalar:
     """The negative clipped surrogate objective.
 
@@ -32,15 +53,16 @@ def clipped_surrogate_loss(
         behaviour_log_prob: the same under the policy that acted.
         advantage: advantage of the action.
         clip_epsilon: eps.
+        weight: of each sample in the expectation; 0 leaves it out.
     """
     chex.assert_rank([log_prob, behaviour_log_prob, advantage], 1)
     chex.assert_equal_shape([log_prob, behaviour_log_prob, advantage])
     ratio = jnp.exp(log_prob - behaviour_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_epsilon, 1.0 + clip_epsilon)
-    return -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+    return -weighted_mean(jnp.minimum(ratio * advantage, clipped * advantage), weight)
 
 
-def value_loss(value: Float[Array, "B"], target: Float[Array, "B"]) -> Scalar:
+def value_loss(value: Float[Array, "B"], target: Float[Array, "B"], weight: Float[Array, "B"]) -> Scalar:
     """Half the mean squared error of the critic.
 
         L = 1/2 E[(V(s) - R)^2]
@@ -52,13 +74,16 @@ def value_loss(value: Float[Array, "B"], target: Float[Array, "B"]) -> Scalar:
     Args:
         value: estimates of the critic.
         target: returns to regress on.
+        weight: of each sample in the mean; 0 leaves it out.
     """
     chex.assert_rank([value, target], 1)
     chex.assert_equal_shape([value, target])
-    return 0.5 * jnp.mean(jnp.square(value - target))
+    return 0.5 * weighted_mean(jnp.square(value - target), weight)
 
 
-def approximate_kl(log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array, "B"]) -> Scalar:
+def approximate_kl(
+    log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array, "B"], weight: Float[Array, "B"]
+) -> Scalar:
     """Estimate KL(behaviour || learner) without bias and with low variance, as E[rho - 1 - log rho].
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
@@ -66,4 +91,4 @@ def approximate_kl(log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array,
     chex.assert_rank([log_prob, behaviour_log_prob], 1)
     chex.assert_equal_shape([log_prob, behaviour_log_prob])
     log_ratio = log_prob - behaviour_log_prob
-    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+    return weighted_mean(jnp.expm1(log_ratio) - log_ratio, weight)

@@ -11,6 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from leed_jax.environment import Drawable, Environment
 from leed_jax.evaluate import Chooser
+from leed_jax.rollout import executable
 
 FRAMES_PER_S = 10
 MAX_FRAMES = 120
@@ -20,13 +21,13 @@ BUDGET_S = 8.0
 NumberedState = tuple[int, Any]
 
 
-def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PRNGKeyArray) -> bool:
+def draw_episodes(path: Path, environment: Environment, chooser: Chooser, key: PRNGKeyArray) -> bool:
     """Write a few whole episodes as an animated GIF, as many as fit into `MAX_FRAMES` frames and a few seconds.
 
     Args:
         path: the file to write.
         environment: what to act in.
-        choose: how actions are picked.
+        chooser: how actions are picked.
         key: source of the episodes; consumed.
 
     Returns:
@@ -35,7 +36,7 @@ def draw_episodes(path: Path, environment: Environment, choose: Chooser, key: PR
     if not isinstance(environment, Drawable):
         return False
     episodes = int(np.clip(MAX_FRAMES * _stride(environment) // environment.max_steps, 1, MAX_EPISODES))
-    draw_states(path, environment, _play(environment, choose, key, episodes))
+    draw_states(path, environment, _play(environment, chooser, key, episodes))
     return True
 
 
@@ -68,23 +69,27 @@ def _stride(environment: Any) -> int:
     return max(1, -(-environment.max_steps // MAX_FRAMES))
 
 
-def _play(environment: Environment, choose: Chooser, key: PRNGKeyArray, episodes: int) -> Iterator[list[NumberedState]]:
+def _play(
+    environment: Environment, chooser: Chooser, key: PRNGKeyArray, episodes: int
+) -> Iterator[list[NumberedState]]:
     """The states of each episode, and no further episode when the time is up."""
     reset = jax.jit(environment.reset)
 
     @jax.jit
-    def advance(state: Any, time_step: Any, key: PRNGKeyArray) -> Any:
+    def advance(state: Any, time_step: Any, memory: Any, key: PRNGKeyArray) -> Any:
         action_key, step_key = jax.random.split(key)
-        action = choose(action_key, time_step.observation[None], time_step.available_actions[None])[0]
-        return environment.step(state, action, step_key)
+        seen = (time_step.observation[None], time_step.available_actions[None])
+        memory, action = chooser.choose(action_key, memory, *seen)
+        return *environment.step(state, executable(environment, action[0]), step_key), memory
 
     deadline = time.monotonic() + BUDGET_S
     for episode_key in jax.random.split(key, episodes):
         reset_key, step_key = jax.random.split(episode_key)
         state, time_step = reset(reset_key)
+        memory = chooser.start(1)
         states = [(0, as_numpy(state))]
         for number, advance_key in enumerate(jax.random.split(step_key, environment.max_steps), start=1):
-            state, time_step = advance(state, time_step, advance_key)
+            state, time_step, memory = advance(state, time_step, memory, advance_key)
             states.append((number, as_numpy(state)))
             if bool(time_step.episode_over()):
                 break

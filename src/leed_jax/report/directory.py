@@ -75,13 +75,10 @@ class RunDirectory:
                 f"{path / SUMMARY}. To train further, start a new run with a larger total_steps."
             )
         try:
-            config = from_dictionary(_read_yaml(path / CONFIG))
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, ConfigurationError) as error:
+            return cls(path, lock, read_config(path))
+        except RunDirectoryError:
             os.close(lock)
-            raise RunDirectoryError(
-                f"{path / CONFIG} cannot be used: {error} Restore what the run had recorded there, or start a new run."
-            ) from None
-        return cls(path, lock, config)
+            raise
 
     def __enter__(self) -> "RunDirectory":
         """Enter the context."""
@@ -92,6 +89,25 @@ class RunDirectory:
     ) -> None:
         """Let go of the lock."""
         os.close(self._lock)
+
+
+def read_config(path: Path) -> Config:
+    """The configuration that a run directory recorded.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        RunDirectoryError: there is none, or it cannot be used.
+    """
+    if not (path / CONFIG).is_file():
+        raise RunDirectoryError(f"{path}: there is no run directory (no {CONFIG} in it). Check the path.")
+    try:
+        return from_dictionary(_read_yaml(path / CONFIG))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, ConfigurationError) as error:
+        raise RunDirectoryError(
+            f"{path / CONFIG} cannot be used: {error} Restore what the run had recorded there, or start a new run."
+        ) from None
 
 
 def choose_path(config: Config) -> Path:

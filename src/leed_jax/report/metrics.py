@@ -30,14 +30,15 @@ def metric_rows(metrics: Mapping[str, np.ndarray], common: Mapping[str, Any], fi
         common: what is the same for all seeds.
         first_seed: the seed that the first row belongs to.
     """
-    returns = metrics["return_per_agent"]
-    losses = {name: value for name, value in metrics.items() if name != "return_per_agent"}
+    returns, greedy = metrics["return_per_agent"], metrics.get("greedy_return_per_agent")
+    losses = {name: value for name, value in metrics.items() if not name.endswith("return_per_agent")}
     return [
         {
             **common,
             "seed": first_seed + index,
             "return_per_agent": _plain(np.mean(returns[index], dtype=np.float64)),
             "return_of_agents": _plain(returns[index]),
+            **({} if greedy is None else {"greedy_return_per_agent": _plain(np.mean(greedy[index], dtype=np.float64))}),
             **{name: _plain(value[index]) for name, value in sorted(losses.items())},
         }
         for index in range(len(returns))

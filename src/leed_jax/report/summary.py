@@ -37,6 +37,7 @@ def _lines(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return [
         (f"return per agent, greedy policy{seeds}", _number(mean_or_none(returns))),
         *spread,
+        ("return per agent, sampled actions", _number(mean_or_none(summary["stochastic_return_per_agent"]))),
         ("return per agent, instructions alone", _number(summary["instructions_return_per_agent"])),
         ("return per agent, random actions", _number(summary["random_return_per_agent"])),
         ("fresh episodes behind each", f"{summary['evaluation_episodes']:,}"),

@@ -1,0 +1,128 @@
+"""A comparison as Markdown tables."""
+
+import math
+from collections.abc import Sequence
+
+from leed_jax.compare.results import GIVEN, OF_CURVE, OF_FINAL, Comparison, Reaching, VariantResult
+from leed_jax.compare.statistics import CONFIDENCE, RESAMPLES, WINDOW, Estimate
+
+SOURCE = "Agarwal et al. 2021, arXiv 2108.13264"
+DIVERGED = "not finite"
+NOT_REACHED = "not reached"
+
+
+def table(comparison: Comparison) -> str:
+    """The tables of a comparison, what they mean, and what a reader should know."""
+    parts = [f"# {_cell(comparison.title)}"] if comparison.title else []
+    parts += [_final(comparison), f"Up to a return per agent of {comparison.threshold:.2f}, {_threshold(comparison)}:"]
+    parts += [_to_threshold(comparison), "\n".join(f"- {line}" for line in _meaning(comparison))]
+    if comparison.notes:
+        parts.append("\n".join(["Note:", "", *(f"- {_cell(note)}" for note in comparison.notes)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _final(comparison: Comparison) -> str:
+    """Final returns and costs, a row per variant."""
+    generated = any(variant.demonstration_s is not None for variant in comparison.variants)
+    head = ["variant", "seeds", f"return: IQM ({_percent()})", "median", "lowest", "highest"]
+    head += [f"P(better than {_cell(comparison.reference)}) ({_percent()})", "env steps", "s per seed", "compile s"]
+    head += ["demonstrations s"] if generated else []
+    rows = [_final_row(variant)[: len(head)] for variant in comparison.variants]
+    return _grid(head, rows)
+
+
+def _final_row(variant: VariantResult) -> list[str]:
+    level = lambda value: f"{value:.2f}" if math.isfinite(value) else DIVERGED  # noqa: E731
+    better, generated = variant.improvement, variant.demonstration_s
+    return [
+        _cell(variant.label),
+        str(len(variant.seeds)),
+        _estimate(variant.iqm, ".2f", DIVERGED),
+        *map(level, (variant.median, variant.lowest, variant.highest)),
+        "-" if better is None else _estimate(better, ".2f", DIVERGED),
+        f"{variant.env_steps:,}",
+        f"{variant.seconds_per_seed:,.1f}",
+        f"{variant.compile_s:,.1f}",
+        "-" if generated is None else f"{generated:,.1f}",
+    ]
+
+
+def _to_threshold(comparison: Comparison) -> str:
+    """Steps and seconds to the threshold, a row per variant."""
+    head = [
+        "variant",
+        "reached by",
+        f"env steps: IQM ({_percent()})",
+        "median",
+        f"seconds: IQM ({_percent()})",
+        "median",
+    ]
+    rows = [
+        [
+            _cell(variant.label),
+            f"{variant.reached} of {len(variant.seeds)}",
+            *_reaching(variant.steps_to_threshold, ",.0f"),
+            *_reaching(variant.seconds_to_threshold, ",.1f"),
+        ]
+        for variant in comparison.variants
+    ]
+    return _grid(head, rows)
+
+
+def _reaching(reaching: Reaching, form: str) -> list[str]:
+    return [_estimate(reaching.iqm, form, NOT_REACHED), _number(reaching.median, form, NOT_REACHED)]
+
+
+def _estimate(estimate: Estimate, form: str, infinite: str) -> str:
+    """A statistic with its interval, which a single seed has not."""
+    value = _number(estimate.value, form, infinite)
+    if math.isnan(estimate.low) or estimate.low == math.inf:
+        return value
+    return f"{value} ({_number(estimate.low, form, infinite)}, {_number(estimate.high, form, infinite)})"
+
+
+def _number(value: float, form: str, infinite: str) -> str:
+    return format(value, form) if math.isfinite(value) else infinite
+
+
+def _threshold(comparison: Comparison) -> str:
+    reference = _cell(comparison.reference)
+    return {
+        GIVEN: "as asked for",
+        OF_FINAL: f"the final level of {reference} (IQM)",
+        OF_CURVE: f"the level at which the learning curves of {reference} end (IQM of the last {WINDOW} points' means)",
+    }[comparison.threshold_source]
+
+
+def _meaning(comparison: Comparison) -> list[str]:
+    return [
+        f"Return: undiscounted, per episode and agent ({comparison.num_agents} agents), of each seed's greedy policy "
+        f"over {comparison.evaluation_episodes:,} fresh episodes. IQM: interquartile mean over seeds. In brackets: "
+        f"{_percent()} interval by stratified bootstrap, {RESAMPLES:,} resamples of each variant's seeds ({SOURCE}). "
+        f"P: probability that a random seed is better than one of {_cell(comparison.reference)}; ties count half.",
+        "Seconds: wall-clock of training divided by the number of seeds, as the seeds of a run are trained side by "
+        "side in one program. Compiling, once per run, and generating demonstrations are not in it.",
+        f"Reached: at the first point of a seed's learning curve where the mean of the last {WINDOW} points is at or "
+        "above the threshold; nothing is interpolated. A seed that does not get there counts as infinitely late.",
+    ]
+
+
+def _percent() -> str:
+    return f"{CONFIDENCE:.0%}".replace("%", " %")
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, in columns that line up in plain text, too; numbers to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    left = [f"{head[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(head[1:], widths[1:], strict=True))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    body = [
+        [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (left, rule, *body))

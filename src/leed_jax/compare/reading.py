@@ -1,0 +1,77 @@
+"""Reading what a run has left behind, with an error that names the file where it is damaged."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leed_jax.errors import RunDirectoryError
+from leed_jax.report.directory import SUMMARY
+
+NUMBERS = ("env_steps", "wall_s", "compile_s", "num_agents", "evaluation_episodes")
+PERHAPS = ("random_return_per_agent", "instructions_return_per_agent", "demonstrations_wall_s")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        RunDirectoryError: it is damaged, or lacks something that a comparison needs.
+    """
+    file = path / SUMMARY
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise damaged(file, f"it cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise damaged(file, "it is not JSON") from None
+    try:
+        str(summary["algorithm"])
+        for name in NUMBERS:
+            read_number(summary, name)
+        for name in PERHAPS:
+            read_number(summary, name, missing=True)
+        seeds, returns = list(summary["seeds"]), list(summary["return_per_agent"])
+        if not seeds or len(set(seeds)) != len(seeds) or len(returns) != len(seeds):
+            raise damaged(file, f"it has {len(returns)} returns of {len(set(seeds))} different seeds")
+        if not all(type(seed) is int for seed in seeds):
+            raise damaged(file, "its seeds are not whole numbers")
+        for value in returns:
+            read_number({"return_per_agent": value}, "return_per_agent", missing=True)
+    except KeyError as error:
+        raise damaged(file, f"it lacks {error.args[0]}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise damaged(file, f"a value is not what it should be ({error})") from None
+    return dict(summary)
+
+
+def read_number(values: Mapping[str, Any], name: str, *, missing: bool = False) -> float | None:
+    """A finite number by its name.
+
+    Args:
+        values: where to look it up.
+        name: its name.
+        missing: whether it may be null or not there at all.
+
+    Raises:
+        KeyError: it is not there.
+        TypeError: it is no number.
+        ValueError: it is not finite.
+    """
+    value = values.get(name) if missing else values[name]
+    if value is None and missing:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is not finite")
+    return float(value)
+
+
+def damaged(file: Path, fault: str) -> RunDirectoryError:
+    """The error for a file that cannot be used."""
+    return RunDirectoryError(f"{file} is damaged: {fault}. Restore the file, or leave the run out.")

@@ -1,0 +1,100 @@
+"""How far the learners still are from their expert: what an adaptive weight of the expert term goes by."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from leed_jax.experts import ReferenceEpisodes, Yardstick
+from leed_jax.objectives import dynamic_time_warping, remaining_share
+from leed_jax.rollout import Rollout
+
+# Of each new measurement; one rollout alone says too little. So the mean lags about ten updates behind.
+_SMOOTHING = 0.1
+
+
+@struct.dataclass
+class Gap:
+    """How far each learner is from its expert, on average over the last updates, and how far it was at first.
+
+    Attributes:
+        now: the distance now.
+        initial: the first one that was measured.
+        measured: whether there has been one.
+    """
+
+    now: Float[Array, "A"]
+    initial: Float[Array, "A"]
+    measured: Bool[Array, "A"]
+
+    @classmethod
+    def unknown(cls, num_agents: int) -> "Gap":
+        """Nothing measured yet."""
+        nothing = jnp.zeros(num_agents)
+        return cls(nothing, nothing, jnp.zeros(num_agents, bool))
+
+    def share(self) -> Float[Array, "A"]:
+        """What is left of the way; all of it as long as nothing has been measured."""
+        return jnp.where(self.measured, remaining_share(self.now, self.initial), 1.0)
+
+    def with_measurement(self, distance: Float[Array, "A"], known: Bool[Array, "A"]) -> "Gap":
+        """Take in another measurement, for the agents for which there is one."""
+        smoothed = jnp.where(self.measured, self.now + _SMOOTHING * (distance - self.now), distance)
+        return Gap(
+            now=jnp.where(known, smoothed, self.now),
+            initial=jnp.where(self.measured | ~known, self.initial, distance),
+            measured=self.measured | known,
+        )
+
+
+def measure_gap(gap: Gap, adapt: str, yardstick: Yardstick | None, rollout: Rollout) -> Gap:
+    """Measure the distance in a rollout.
+
+    Args:
+        gap: what was measured before.
+        adapt: `return_gap`, the expert's return less the learner's own in the episodes that ended; `dtw`, by how much
+            episodes of learner and expert lie further apart than two of the expert's do; or `none`. Static.
+        yardstick: what the expert does by itself.
+        rollout: what the learners did.
+    """
+    if adapt == "return_gap" and yardstick is not None:
+        return _return_gap(gap, yardstick, rollout)
+    if adapt == "dtw" and yardstick is not None and yardstick.episodes is not None:
+        return gap.with_measurement(trajectory_gap(yardstick.episodes, rollout), jnp.ones_like(gap.measured))
+    return gap
+
+
+def _return_gap(gap: Gap, yardstick: Yardstick, rollout: Rollout) -> Gap:
+    ended = rollout.episode_over[..., None]
+    episodes = jnp.sum(ended)
+    own = jnp.sum(jnp.where(ended, rollout.episode_return, 0.0), axis=(0, 1)) / jnp.maximum(episodes, 1)
+    return gap.with_measurement(yardstick.returns - own, jnp.broadcast_to(episodes > 0, gap.measured.shape))
+
+
+def trajectory_gap(expert: ReferenceEpisodes, rollout: Rollout) -> Float[Array, "A"]:
+    """By how much learner and expert lie further apart than two episodes of the expert's do, for each agent.
+
+        d_i = mean_k DTW(x_k, y_k) - mean_k DTW(y_k, y_{k+1})
+
+    with x_k what agent i saw in environment k from the start of the rollout to the end of that episode, and y_k what it
+    saw in the expert's episode k. Episodes that start in different places lie apart even if the agents behave alike,
+    hence the second term. With rollouts of just an episode's length both are whole episodes.
+
+    Source: the use of the distance is that of RELED (arXiv 2511.19368); the second term is this project's.
+    """
+    shown, length = expert.observation, expert.length
+    count, size = shown.shape[0], shown.shape[-1]
+    own = jnp.moveaxis(rollout.seen[:, :count, :, :size], 1, 0)
+    over = rollout.episode_over[:, :count]
+    steps = jnp.where(jnp.any(over, axis=0), 1 + jnp.argmax(over, axis=0), over.shape[0])
+    to_expert = _distances(own, shown, jnp.broadcast_to(steps[:, None], length.shape), length)
+    within = _distances(shown, jnp.roll(shown, -1, axis=0), length, jnp.roll(length, -1, axis=0))
+    return to_expert - within
+
+
+def _distances(
+    left: Float[Array, "K M A O"], right: Float[Array, "K N A O"], left_length: Int[Array, "K A"], right_length: Array
+) -> Float[Array, "A"]:
+    """The mean distance over pairs, for each agent."""
+    over_agents = jax.vmap(dynamic_time_warping, in_axes=(1, 1, 0, 0))
+    return jnp.mean(jax.vmap(over_agents)(left, right, left_length, right_length), axis=0)

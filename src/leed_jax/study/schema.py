@@ -1,0 +1,267 @@
+"""Study files: what is asked, of which variants, on which seeds; read, and checked before anything runs."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from leed_jax.compare.runs import flat
+from leed_jax.errors import ConfigurationError
+from leed_jax.options import nearest, one_sentence, options
+
+KINDS = ("compare", "tune")
+TUNING_SEED = 100
+_OF_THE_STUDY = {
+    "seed": "the seeds are those of the study: set seeds.first",
+    "num_seeds": "the seeds are those of the study: set seeds.count and seeds_per_run",
+    "out": "the study chooses the folders of its runs: pass out=DIR on the command line",
+    "resume": "a study goes on by itself when its command is given again",
+    "experiment": "all variants start from one experiment: set experiment at the top of the file",
+}
+
+
+@dataclasses.dataclass
+class Seeds:
+    """The seeds of every variant.
+
+    Attributes:
+        first: the first one; the others count up. Null for 0, and for 100 with kind=tune, whose seeds are not to be
+            those of reports.
+        count: how many.
+    """
+
+    first: int | None = None
+    count: int = 10
+
+
+@dataclasses.dataclass
+class Points:
+    """Values of one key at which all variants are compared.
+
+    Attributes:
+        key: the key; the horizontal axis of the summary figure.
+        label: what the axis is called; empty for the key's last part.
+        values: its values.
+        settings: what else holds at some of them, by value.
+    """
+
+    key: str = ""
+    label: str = ""
+    values: list[Any] = dataclasses.field(default_factory=list)
+    settings: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class StudyFile:
+    """What a study file holds.
+
+    Attributes:
+        title: the heading of the results.
+        description: the question that the study answers.
+        kind: compare, variants beside each other; or tune, the same number of settings of each variant.
+        experiment: the experiment that every run starts from.
+        settings: what all runs have in common.
+        seeds_per_run: seeds that are trained side by side in one run; null for all.
+        threshold: return per agent whose first passing is compared; null for the default of leed_jax.compare.
+        reference: the variant that the others are compared with; null for none.
+        budget: with kind=tune, the settings that are tried of each variant.
+        sampling_seed: with kind=tune, the seed of the drawn settings.
+        variants: settings by label; with kind=tune, the label's settings, list, grid and sample.
+    """
+
+    title: str = ""
+    description: str = ""
+    kind: str = "compare"
+    experiment: str = ""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: Seeds = dataclasses.field(default_factory=Seeds)
+    seeds_per_run: int | None = None
+    threshold: float | None = None
+    reference: str | None = None
+    points: Points = dataclasses.field(default_factory=Points)
+    budget: int | None = None
+    sampling_seed: int = 0
+    variants: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with leed_jax."""
+    return sorted(Path(file.name).stem for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def read_study_file(name: str, changes: Mapping[str, Any]) -> tuple[str, StudyFile]:
+    """Read a study file and check it.
+
+    Args:
+        name: of a study that comes with leed_jax, or a YAML file.
+        changes: values of the file's own keys to take instead, by dotted key.
+
+    Returns:
+        What to call the file in messages, and what it holds.
+
+    Raises:
+        ConfigurationError: there is no such study, or a key or a value in it cannot work.
+    """
+    where, text = _read(name)
+    try:
+        values = OmegaConf.create(text)
+        if not OmegaConf.is_dict(values):
+            raise ConfigurationError(f"study {where} must hold keys and values.")
+        merged = OmegaConf.merge(OmegaConf.structured(StudyFile), values)
+        for key, value in changes.items():
+            OmegaConf.update(merged, key, value)
+        study: Any = OmegaConf.to_object(merged)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"study {where} is not valid YAML: {error}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"study {where}: {_explain(error)}") from None
+    _check(where, study)
+    return where, study
+
+
+def flatten(values: Any, where: str) -> dict[str, Any]:
+    """Settings by dotted key, from nested or dotted ones.
+
+    Args:
+        values: as they stand in the file; None counts as empty.
+        where: where they stand, for messages.
+
+    Raises:
+        ConfigurationError: they are no settings, or a key that the study itself decides about is among them.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{where} must hold keys and values, as in {{algorithm: ippo}}; it is {values!r}.")
+    found = flat(values)
+    for key in found:
+        if key in _OF_THE_STUDY:
+            raise ConfigurationError(f"{where}.{key}: {_OF_THE_STUDY[key]}.")
+    return found
+
+
+def written(key: str, value: Any) -> str:
+    """One setting as one would type it on the command line."""
+    return f"{key}={written_value(value)}"
+
+
+def written_value(value: Any) -> str:
+    """A value as one would type it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(written_value(item) for item in value) + "]"
+    return str(value)
+
+
+def folder_name(label: Any) -> str:
+    """A label as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(label)).strip("-.")
+
+
+def check_labels(where: str, labels: Sequence[Any]) -> None:
+    """Make sure that every label has a folder of its own.
+
+    Raises:
+        ConfigurationError: two do not.
+    """
+    seen: dict[str, Any] = {}
+    for label in labels:
+        # Some file systems do not tell upper case from lower.
+        folder = folder_name(label).lower()
+        if not folder or folder in seen:
+            other = f" is too much like {seen[folder]!r}" if folder else " has no letter or digit"
+            raise ConfigurationError(f"{where}: the label {label!r}{other}; give it another one.")
+        seen[folder] = label
+
+
+def _folder() -> Traversable:
+    return resources.files("leed_jax.experiments").joinpath("studies")
+
+
+def _read(name: str) -> tuple[str, str]:
+    if name in study_names():
+        return name, _folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        near = nearest(name, study_names())
+        hint = f" Did you mean {near}?" if near else ""
+        raise ConfigurationError(
+            f"{name}: there is no such study or YAML file.{hint} Available: {', '.join(study_names())}."
+        )
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"study {path} cannot be read as UTF-8 text: {error}") from None
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    if not isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        return one_sentence(error)
+    key = str(error.full_key)
+    near = nearest(key, [option.key for option in options(StudyFile)])
+    hint = f" Did you mean {near}?" if near else ""
+    return f"{key} is not a key of a study.{hint} --help lists all keys."
+
+
+def _check(where: str, study: StudyFile) -> None:
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise ConfigurationError(f"study {where}: {message}")
+
+    require(bool(study.title), "title is missing: say what the results are called.")
+    require(study.kind in KINDS, f"kind={study.kind}: must be one of {', '.join(KINDS)}.")
+    require(bool(study.variants), "variants is empty: give at least one, as in leed: {}.")
+    seeds, per_run = study.seeds, study.seeds_per_run
+    require(seeds.first is None or seeds.first >= 0, f"seeds.first={seeds.first}: must be at least 0.")
+    require(seeds.count >= 1, f"seeds.count={seeds.count}: must be at least 1.")
+    require(per_run is None or per_run >= 1, f"seeds_per_run={per_run}: must be at least 1, or null.")
+    if seeds.first is None:
+        seeds.first = TUNING_SEED if study.kind == "tune" else 0
+    check_labels(f"study {where}: variants", list(study.variants))
+    if study.kind == "tune":
+        _check_tuning(study, require)
+    else:
+        _check_comparison(study, require)
+        _check_points(where, study, require)
+
+
+def _check_tuning(study: StudyFile, require: Any) -> None:
+    budget = study.budget
+    require(budget is not None, "budget is missing: kind=tune tries that many settings of each variant.")
+    require(budget is None or budget >= 1, f"budget={budget}: must be at least 1.")
+    require(study.sampling_seed >= 0, f"sampling_seed={study.sampling_seed}: must be at least 0.")
+    for key in ("threshold", "reference"):
+        require(getattr(study, key) is None, f"{key} is for kind=compare; leave it out.")
+    require(study.points == Points(), "points is for kind=compare; leave it out.")
+
+
+def _check_comparison(study: StudyFile, require: Any) -> None:
+    require(study.budget is None, "budget is for kind=tune; leave it out.")
+    names, reference = ", ".join(study.variants), study.reference
+    require(
+        reference is None or reference in study.variants,
+        f"reference={reference}: there is no such variant; it must be one of {names}.",
+    )
+
+
+def _check_points(where: str, study: StudyFile, require: Any) -> None:
+    points = study.points
+    require(
+        bool(points.key) == bool(points.values),
+        "points.key and points.values belong together: the key, and the values that it is given in turn.",
+    )
+    require(bool(points.values) or points == Points(), "points: without points.key and points.values it says nothing.")
+    for value in points.settings:
+        require(
+            value in points.values,
+            f"points.settings.{value}: there is no such point; points.values are {points.values}.",
+        )
+    check_labels(f"study {where}: points.values", points.values)

@@ -1,0 +1,219 @@
+"""The forms of the expert term, and what its weight goes by."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import HYPER, Choice, Nothing, Steady
+from test_objectives import warp
+
+from leed_jax.experts import (
+    ExpertBatch,
+    Experts,
+    Outcome,
+    ReferenceEpisodes,
+    Yardstick,
+    expert_episodes,
+    sample_experts,
+)
+from leed_jax.gap import Gap, measure_gap, trajectory_gap
+from leed_jax.instructions import Trajectory
+from leed_jax.loss import demonstrated_advantages
+from leed_jax.policy import Policy
+from leed_jax.rollout import Rollout, act_all
+from leed_jax.train import TrainSettings, init_state, make_train_chunk
+
+AGENTS, EPISODES = 2, 40
+
+
+def demonstrations(action: Any, reward: Any) -> Trajectory:
+    """Episodes of two steps that look alike, in which all agents do and earn the same."""
+    shape = (EPISODES, 2, AGENTS)
+    taken = jnp.broadcast_to(jnp.asarray(action, jnp.int32)[:, None, None], shape)
+    return Trajectory(
+        observation=jnp.ones((*shape, 1)),
+        action=taken,
+        taken=taken,
+        reward=jnp.broadcast_to(jnp.asarray(reward, jnp.float32)[:, None, None], shape),
+        available_actions=jnp.ones((*shape, 3), bool),
+        active=jnp.ones(shape, bool),
+        terminated=jnp.zeros(shape, bool).at[:, 1].set(True),
+    )
+
+
+def learn(environment: Any, experts: Experts, **changes: Any) -> tuple[np.ndarray, Any]:
+    """The probabilities of the actions after a chunk, and its metrics; the settings' names begin with expert_."""
+    settings = TrainSettings(
+        num_envs=8,
+        rollout_steps=4,
+        updates_per_chunk=changes.pop("updates", 100),
+        epochs=2,
+        minibatches=2,
+        expert_batch_size=16,
+        expert_term=changes.pop("term", "likelihood"),
+        expert_adapt=changes.pop("adapt", "none"),
+        expert_schedule="constant",
+    )
+    policy = Policy.of(environment, hidden_sizes=(16,))
+    state = jax.jit(functools.partial(init_state, environment, policy, settings))(jax.random.key(0))
+    chunk = jax.jit(make_train_chunk(environment, policy, settings))
+    state, metrics = chunk(state, experts, HYPER.replace(**changes))
+    available = jnp.ones((1, AGENTS, 3), bool)
+    _, choice = act_all(policy, state.parameters, None, jnp.ones((1, AGENTS, 1)), available, jnp.ones(1, bool))
+    return np.asarray(jax.nn.softmax(choice.logits))[0], metrics
+
+
+# --- terms ------------------------------------------------------------------------------------------------------
+
+# Half of the expert's episodes earn something by action 2, the other half nothing by action 0.
+MIXED = expert_episodes(demonstrations([0, 2] * (EPISODES // 2), [0.0, 1.0] * (EPISODES // 2)))
+
+
+def test_likelihood_imitates_good_and_bad_alike() -> None:
+    found, _ = learn(Nothing(), Experts(samples=MIXED), policy_coefficient=0.0)
+    np.testing.assert_allclose(found, [[0.5, 0.0, 0.5]] * AGENTS, atol=0.1)
+
+
+@pytest.mark.parametrize("term", ["advantage", "surrogate"])
+def test_what_earned_more_is_imitated_more(term: str) -> None:
+    found, metrics = learn(Nothing(), Experts(samples=MIXED), term=term, policy_coefficient=0.0, expert_temperature=0.2)
+    assert np.all(found[:, 2] > 0.9)
+    assert np.all(np.isfinite(metrics["expert_loss"]))
+
+
+def test_advantages_of_demonstrations_worked_out_by_hand() -> None:
+    # Two episodes: one that terminates in its third step, and one of two steps that is cut off by a time limit.
+    outcome = Outcome(
+        reward=jnp.array([[1.0, 5.0], [2.0, 6.0], [3.0, 99.0]]),
+        active=jnp.array([[True, True], [True, True], [True, False]]),
+        terminated=jnp.array([[False, False], [False, False], [True, False]]),
+    )
+    nothing = jnp.zeros((3, 2, 1))
+    batch = ExpertBatch(nothing, nothing > 0, jnp.zeros((3, 2), jnp.int32), jnp.ones((3, 2)), outcome)
+    value = jnp.array([[10.0, 40.0], [20.0, 50.0], [30.0, 60.0]])
+    advantage, known = demonstrated_advantages(batch, value, HYPER.replace(discount=0.5, gae_lambda=0.5))
+    delta = [1 + 0.5 * 20 - 10, 2 + 0.5 * 30 - 20, 3 - 30]
+    ends = [delta[0] + 0.25 * (delta[1] + 0.25 * delta[2]), delta[1] + 0.25 * delta[2], delta[2]]
+    np.testing.assert_allclose(advantage[:, 0], ends)
+    # What the second step of the other one led to nobody knows; the first bootstraps from its value.
+    np.testing.assert_allclose(advantage[:2, 1], [5 + 0.5 * 50 - 40, 0.0])
+    np.testing.assert_array_equal(known, [[True, True], [True, False], [True, False]])
+
+
+def test_whole_episodes_are_drawn_whole() -> None:
+    shown = demonstrations(np.arange(EPISODES) % 3, np.arange(EPISODES))
+    shown = shown.replace(active=shown.active.at[::2, 1, 1].set(False).at[1, :, 0].set(False))
+    samples = expert_episodes(shown)
+    np.testing.assert_array_equal(samples.count, [EPISODES - 1, EPISODES])
+    drawn = sample_experts(samples, jax.random.key(0), 401)
+    assert drawn.outcome is not None
+    assert drawn.action.shape == (2, 2, 200)
+    np.testing.assert_array_equal(drawn.outcome.reward[:, 0], drawn.outcome.reward[:, 1])
+    np.testing.assert_array_equal(drawn.action, drawn.outcome.reward.astype(int) % 3)
+    assert set(np.unique(drawn.outcome.reward[0]).tolist()) <= set(range(EPISODES)) - {1}
+    np.testing.assert_array_equal(drawn.weight[0], np.ones((2, 200)))
+    np.testing.assert_array_equal(drawn.weight[1, 1], drawn.outcome.reward[1, 0] % 2)
+
+
+# --- the weight -------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_expert_is_left_alone_as_soon_as_the_learner_does_better() -> None:
+    environment = Choice(num_agents=AGENTS)
+    wrong = expert_episodes(demonstrations([0] * EPISODES, [0.0] * EPISODES))
+    experts = Experts(samples=wrong, yardstick=Yardstick(returns=jnp.zeros(AGENTS)))
+    found, metrics = learn(environment, experts, adapt="return_gap", expert_weight=3.0)
+    assert np.all(found[[0, 1], [1, 2]] > 0.9)
+    np.testing.assert_array_equal(metrics["expert_weight"], [0, 0])
+    followed, metrics = learn(environment, experts, expert_weight=3.0)
+    assert np.all(followed[:, 0] > 0.9)
+    np.testing.assert_allclose(metrics["expert_weight"], [3, 3])
+
+
+def test_each_agents_weight_goes_by_its_own_return() -> None:
+    # Agents of `Steady` earn 1 and 2 whatever they do; the experts of one earn 5, those of the other 1.
+    environment = Steady(num_actions=3)
+    shown = expert_episodes(demonstrations([1] * EPISODES, [0.0] * EPISODES))
+    experts = Experts(samples=shown, yardstick=Yardstick(returns=jnp.array([5.0, 1.0])))
+    _, metrics = learn(environment, experts, adapt="return_gap", expert_weight=0.7, updates=3)
+    np.testing.assert_allclose(metrics["expert_weight"], [0.7, 0.0], rtol=1e-6)
+
+
+def rollout(episode_return: Any, over: Any, seen: Any = None) -> Rollout:
+    shape = np.shape(episode_return)
+    zeros = jnp.zeros(shape)
+    return Rollout(
+        seen=zeros[..., None] if seen is None else jnp.asarray(seen, jnp.float32),
+        seen_by_all=None,
+        available_actions=jnp.ones((*shape, 1), bool),
+        action=zeros.astype(jnp.int32),
+        log_prob=zeros,
+        value=zeros,
+        next_value=zeros,
+        reward=zeros,
+        terminated=zeros > 0,
+        episode_over=jnp.asarray(over),
+        episode_return=jnp.asarray(episode_return, jnp.float32),
+        start=jnp.zeros(shape[:2], bool),
+        active=zeros == 0,
+    )
+
+
+def test_the_gap_is_that_of_the_episodes_that_ended_and_is_smoothed() -> None:
+    yardstick = Yardstick(returns=jnp.array([10.0]))
+    gap = Gap.unknown(1)
+    np.testing.assert_array_equal(gap.share(), [1])
+    nobody = rollout([[[3.0], [4.0]]], [[False, False]])
+    gap = measure_gap(gap, "return_gap", yardstick, nobody)
+    np.testing.assert_array_equal(gap.share(), [1])
+    gap = measure_gap(gap, "return_gap", yardstick, rollout([[[2.0], [99.0]]], [[True, False]]))
+    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share()[0]], [8, 8, 1])
+    gap = measure_gap(gap, "return_gap", yardstick, rollout([[[5.0], [7.0]]], [[True, True]]))
+    # (10 - 6) of (10 - 2), of which a tenth counts.
+    np.testing.assert_allclose(gap.now, [8 + 0.1 * (4 - 8)], rtol=1e-6)
+    np.testing.assert_allclose(gap.share(), [(8 - 0.4) / 8], rtol=1e-6)
+    np.testing.assert_array_equal(measure_gap(gap, "return_gap", yardstick, nobody).now, gap.now)
+    np.testing.assert_array_equal(measure_gap(gap, "none", yardstick, nobody).now, gap.now)
+
+
+def test_the_distance_of_trajectories_is_what_plain_python_computes() -> None:
+    source = np.random.default_rng(3)
+    own, shown = source.normal(size=(5, 3, 2, 2)), source.normal(size=(3, 4, 2, 2))
+    length = np.array([[4, 3], [2, 4], [4, 4]])
+    over = np.zeros((5, 3), bool)
+    over[[2, 4], [0, 0]], over[4, 1] = True, True
+    # The first environment's episode ends after three steps, the second's after five, the third's not at all.
+    steps = [3, 5, 5]
+    found = trajectory_gap(
+        ReferenceEpisodes(jnp.float32(shown), jnp.asarray(length, jnp.int32)), rollout(np.zeros((5, 3, 2)), over, own)
+    )
+    for agent in range(2):
+        cut = [shown[k, : length[k, agent], agent] for k in range(3)]
+        apart = np.mean([warp(own[: steps[k], k, agent], cut[k]) for k in range(3)])
+        within = np.mean([warp(cut[k], cut[(k + 1) % 3]) for k in range(3)])
+        np.testing.assert_allclose(found[agent], apart - within, rtol=1e-4)
+
+
+def test_who_does_as_the_expert_does_is_no_further_from_it_than_it_is_from_itself() -> None:
+    shown = jnp.tile(jnp.arange(4.0)[None, :, None, None], (3, 1, 1, 1)) + jnp.arange(3.0)[:, None, None, None]
+    expert = ReferenceEpisodes(shown, jnp.full((3, 1), 4, jnp.int32))
+    over = np.zeros((4, 3), bool)
+    over[3] = True
+    same = rollout(np.zeros((4, 3, 1)), over, jnp.moveaxis(shown, 0, 1))
+    far = rollout(np.zeros((4, 3, 1)), over, jnp.moveaxis(shown, 0, 1) + 50.0)
+    assert float(trajectory_gap(expert, same)[0]) <= 0.0
+    assert float(trajectory_gap(expert, far)[0]) > 50.0
+
+
+def test_the_weight_by_trajectories_is_in_the_metrics_for_each_agent() -> None:
+    environment = Steady(max_steps=4, terminates=False, sees_time=False, num_actions=3)
+    shown = expert_episodes(demonstrations([1] * EPISODES, [0.0] * EPISODES))
+    # All there is to see is the number 1: one expert saw just that, the other something else.
+    seen = jnp.ones((8, 4, 2, 1)).at[:, :, 1].set(3.0)
+    yardstick = Yardstick(jnp.zeros(2), ReferenceEpisodes(seen, jnp.full((8, 2), 4, jnp.int32)))
+    experts = Experts(samples=shown, yardstick=yardstick)
+    _, metrics = learn(environment, experts, adapt="dtw", expert_weight=0.5, updates=3)
+    np.testing.assert_allclose(metrics["expert_weight"], [0.0, 0.5], rtol=1e-5)

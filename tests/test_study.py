@@ -1,0 +1,372 @@
+"""Study files: read, checked, planned; nothing is trained here."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from study_files import COMPARE, SETTINGS, TUNE, write
+from tiny_run import Walk, record_walk
+
+from leed_jax.config import from_dictionary, to_dictionary
+from leed_jax.demonstrations import find_set
+from leed_jax.errors import ConfigurationError, DemonstrationError
+from leed_jax.study import command, plan, run_study, study_names, tuning
+from leed_jax.study.plan import differences, plan_runs
+from leed_jax.study.progress import Pace
+from leed_jax.study.request import read_request
+from leed_jax.study.schema import folder_name, written
+from leed_jax.study.search import Range, draw, read_search
+from leed_jax.study.tuning import plan_trials
+
+ONE_POINT = {"key": "env.num_agents", "values": [2]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "study.yaml"
+
+
+# --- what comes with leed_jax -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_can_be_planned(name, monkeypatch):
+    # Some name demonstration sets that are recorded later.
+    for module in (plan, tuning):
+        monkeypatch.setattr(module, "check_ingredients", lambda request, configs: None)
+    request = read_request(name, [])
+    if request.file.kind == "tune":
+        request = read_request(name, ["budget=2"])
+        searches, trials = plan_trials(request)
+        assert len(trials) == 2 * len(searches) == 2 * len(request.file.variants)
+        assert min(trials[0].seeds) >= 100
+        return
+    runs = plan_runs(request)
+    groups = len(list(request.seed_groups()))
+    assert len(runs) == groups * len(request.file.variants) * max(1, len(request.file.points.values))
+    assert len({run.path for run in runs}) == len(runs)
+
+
+def test_the_studies_named_in_the_readme_are_there():
+    expected = {"sample_efficiency", "long_baselines", "agents", "bad_experts", "tune_mpe_spread"}
+    expected |= {f"ablation_{name}" for name in ("term", "weight", "source", "demonstrations", "quality")}
+    assert expected <= set(study_names())
+
+
+def test_the_whole_budget_of_the_tuning_study_has_no_setting_twice():
+    file = read_request("tune_mpe_spread", []).file
+    for label, values in file.variants.items():
+        search = read_search(values, label, label, file.budget, file.sampling_seed)
+        assert len(search.tried) == file.budget
+        assert search.tried[0] == {}
+
+
+def test_help_and_list_show_all_studies(capsys):
+    for arguments in (["--help"], ["list"]):
+        assert run_study(arguments) == 0
+        shown = capsys.readouterr().out
+        assert all(f" {name} " in shown for name in study_names())
+    assert "seeds_per_run" in command.help_text()
+    assert run_study([]) == 2
+
+
+# --- settings and their order -----------------------------------------------------------------------------------
+
+
+def test_of_settings_with_one_key_the_last_layer_stands(path):
+    points = {"key": "env.num_agents", "values": [2, 3], "settings": {3: {"num_envs": 16, "ppo.epochs": 5}}}
+    variants = {"one": {"ppo.epochs": 6, "rollout_steps": 4}, "two": {}}
+    request = read_request(write(path, COMPARE, points=points, variants=variants, reference="one"), ["total_steps=1e4"])
+    runs = {(run.point, run.variant): run.config for run in plan_runs(request)}
+    two, three = "num_agents-2", "num_agents-3"
+    assert [runs[p, v].env["num_agents"] for p in (two, three) for v in ("one", "two")] == [2, 2, 3, 3]
+    assert [runs[p, v].num_envs for p in (two, three) for v in ("one", "two")] == [4, 4, 16, 16]
+    assert [runs[p, v].ppo.epochs for p in (two, three) for v in ("one", "two")] == [6, 2, 6, 5]
+    assert [runs[two, v].rollout_steps for v in ("one", "two")] == [4, 8]
+    assert {config.total_steps for config in runs.values()} == {10_000}
+
+
+def test_the_command_line_is_stronger_than_a_point(path):
+    points = {"key": "env.num_agents", "values": [2], "settings": {2: {"num_envs": 16}}}
+    request = read_request(write(path, COMPARE, points=points), ["num_envs=6"])
+    assert {run.config.num_envs for run in plan_runs(request)} == {6}
+
+
+def test_seeds_are_cut_into_groups_with_folders_of_their_own(path, tmp_path):
+    name = write(path, COMPARE, seeds={"first": 5, "count": 10}, seeds_per_run=4)
+    runs = plan_runs(read_request(name, [f"out={tmp_path}/out", "variants=fast"]))
+    assert [(run.config.seed, run.config.num_seeds) for run in runs] == [(5, 4), (9, 4), (13, 2)]
+    assert [str(run.path.relative_to(tmp_path)) for run in runs] == [
+        "out/fast/seeds5-8",
+        "out/fast/seeds9-12",
+        "out/fast/seeds13-14",
+    ]
+    assert runs[0].label == "fast, seeds 5 to 8"
+    assert runs[0].config.out == str(runs[0].path)
+
+
+def test_points_and_variants_can_be_chosen(path):
+    name = write(path, COMPARE, points={"key": "env.num_agents", "label": "walkers", "values": [1, 2, 3]})
+    request = read_request(name, ["points=3,1", "variants=[fast]"])
+    assert [(run.point, run.variant) for run in plan_runs(request)] == [("walkers-1", "fast"), ("walkers-3", "fast")]
+    assert request.partial
+    # The reference is not among them.
+    assert request.file.reference is None
+    assert not read_request(name, []).partial
+
+
+def test_values_are_written_as_on_the_command_line():
+    assert written("a.b", None) == "a.b=null"
+    assert written("a", True) == "a=true"
+    assert written("a", [1, "x", [0.5, None]]) == "a=[1,x,[0.5,null]]"
+    assert written("a", 1e-5) == "a=1e-05"
+    assert folder_name("LEED, from arrays!") == "LEED-from-arrays"
+
+
+def test_the_command_is_recorded_so_that_a_shell_takes_it(path):
+    request = read_request(write(path, COMPARE), ["network.hidden_sizes=[8, 8]"])
+    assert request.command == f"python -m leed_jax.study {path} 'network.hidden_sizes=[8, 8]'"
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ({"title": None}, [], "title is missing"),
+    ({"kind": "race"}, [], "kind=race: must be one of compare, tune"),
+    ({"variants": {}}, [], "variants is empty"),
+    ({"seed": {"first": 1}}, [], "seed is not a key of a study. Did you mean seeds?"),
+    ({"seeds": {"count": 0}}, [], "seeds.count=0: must be at least 1"),
+    ({"seeds": {"cuont": 2}}, [], "seeds.cuont is not a key of a study. Did you mean seeds.count?"),
+    ({"seeds": {"count": "many"}}, [], "seeds.count"),
+    ({"seeds": {"first": -1}}, [], "seeds.first=-1"),
+    ({"seeds_per_run": 0}, [], "seeds_per_run=0"),
+    ({"reference": "quick"}, [], "reference=quick: there is no such variant; it must be one of slow, fast"),
+    ({"budget": 3}, [], "budget is for kind=tune"),
+    ({"settings": {**SETTINGS, "num_seeds": 3}}, [], "settings.num_seeds: the seeds are those of the study"),
+    (
+        {"settings": {**SETTINGS, "num_envz": 3}},
+        [],
+        "num_envz is not a key of the configuration. Did you mean num_envs",
+    ),
+    ({"settings": {**SETTINGS, "ppo": {"epochs": 0}}}, [], "variants.slow: ppo.epochs=0: must be at least 1"),
+    ({"settings": {**SETTINGS, "env.length": 1}}, [], "env.length: the environment has no such field"),
+    ({"variants": {"a": {}, "b": {}}, "reference": "a"}, [], "variants a and b are the same configuration"),
+    ({"variants": {"a": {}, "A": {"ppo.epochs": 1}}, "reference": "a"}, [], "the label 'A' is too much like 'a'"),
+    ({"variants": {"!": {}}, "reference": None}, [], "the label '!' has no letter or digit"),
+    ({"variants": {"slow": 3}}, [], "variants.slow must hold keys and values"),
+    ({"variants": {"slow": {"out": "x"}}}, [], "variants.slow.out: the study chooses the folders"),
+    ({"variants": {"slow": {"algorithm": "magic"}}}, [], "variants.slow: algorithm=magic: must be one of"),
+    ({"points": {"key": "env.num_agents"}}, [], "points.key and points.values belong together"),
+    ({"points": {"label": "x"}}, [], "points: without points.key and points.values"),
+    ({"points": {**ONE_POINT, "settings": {3: {}}}}, [], "points.settings.3: there is no such point"),
+    ({"points": {**ONE_POINT, "values": [2, 2]}}, [], "the label 2 is too much like 2"),
+    ({"points": ONE_POINT}, ["env.num_agents=3"], "env.num_agents is what the points of study"),
+    ({"points": ONE_POINT}, ["points=4"], "points=4: the study has no 4; it has 2"),
+    ({}, ["points=4"], "points=4: the study has no 4; it has none"),
+    ({}, ["variants=slower"], "variants=slower: the study has no slower; it has slow, fast"),
+    ({}, ["ppo.learning_rate=1"], "ppo.learning_rate is what variant slow of study"),
+    ({}, ["num_seeds=1"], "num_seeds: the seeds are those of the study"),
+    ({}, ["seeds.count=[1"], "seeds.count=[1: the value cannot be read"),
+    ({}, ["seeds.count=0"], "seeds.count=0"),
+    ({}, ["total_steps"], "total_steps: settings are written key=value"),
+    ({}, ["--force"], "--force: there is no such flag"),
+]
+
+
+@pytest.mark.parametrize(("changes", "arguments", "message"), REFUSED)
+def test_what_cannot_work_is_refused(path, changes, arguments, message):
+    name = write(path, COMPARE, **changes)
+    with pytest.raises(ConfigurationError) as caught:
+        plan_runs(read_request(name, arguments))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: [", "is not valid YAML"),
+        ("- 1", "must hold keys and values"),
+        ("title: a\ntitle: b", "duplicate key title"),
+    ],
+)
+def test_files_that_are_no_studies_are_refused(path, text, message):
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        read_request(str(path), [])
+
+
+def test_an_unknown_study_is_an_error_with_the_nearest_name(capsys):
+    assert run_study(["sample_eficiency"]) == 2
+    assert "Did you mean sample_efficiency?" in capsys.readouterr().err
+    assert run_study(["total_steps=5"]) == 2
+    assert "the study comes first" in capsys.readouterr().err
+    assert run_study(["list", "x=1"]) == 2
+    assert "list stands alone" in capsys.readouterr().err
+
+
+def test_missing_demonstrations_are_found_before_anything_runs(path, tmp_path):
+    variants = {"slow": {}, "leed": {"algorithm": "leed", "demonstrations.path": str(tmp_path / "nowhere")}}
+    with pytest.raises(DemonstrationError, match=r"leed, seed 7: demonstrations\.path=.*nowhere"):
+        plan_runs(read_request(write(path, COMPARE, variants=variants), []))
+
+
+# --- whether recorded runs are the ones asked for ----------------------------------------------------------------
+
+
+def small_config(**changes):
+    return from_dictionary({"env": {"name": "tiny_run:Walk"}, **changes})
+
+
+def test_differences_are_told_by_key():
+    asked = small_config(num_envs=64, ppo={"epochs": 3})
+    recorded = dataclasses.replace(small_config(out="elsewhere"), env={"name": "tiny_run:Walk", "start": 2.0})
+    assert differences(recorded, recorded) == []
+    assert differences(recorded, asked) == [
+        "env.start=2.0 there, no env.start asked for",
+        "num_envs=128 there, num_envs=64 asked for",
+        "ppo.epochs=4 there, ppo.epochs=3 asked for",
+    ]
+
+
+def test_a_demonstration_set_is_the_same_by_name_and_by_folder(tmp_path):
+    name = "mpe_spread/qwen2.5-coder-1.5b"
+    by_name, by_folder = (small_config(demonstrations={"path": str(p)}) for p in (name, find_set(name).resolve()))
+    assert differences(by_folder, by_name) == []
+    other = small_config(demonstrations={"path": str(record_walk(tmp_path / "other", Walk()))})
+    assert len(differences(other, by_name)) == 1
+    assert to_dictionary(by_name)["demonstrations"]["path"] == name
+
+
+# --- drawn settings ---------------------------------------------------------------------------------------------
+
+
+def test_ranges_are_even_in_their_own_scale():
+    assert Range("log", (1, 100)).at(0.5) == 10.0
+    assert Range("linear", (1, 100)).at(0.5) == 50.5
+    assert Range("linear", (0, 1)).at(1 / 3) == 0.3333
+    assert [Range("choices", ("a", "b", "c")).at(share) for share in (0.0, 0.34, 0.99)] == ["a", "b", "c"]
+
+
+def test_every_part_of_a_range_is_drawn_from_once():
+    ranges = {"x": Range("linear", (0, 1)), "y": Range("log", (1e-4, 1.0)), "z": Range("choices", (1, 2, 3, 4))}
+    drawn = draw(ranges, 16, [0])
+    assert sorted(int(16 * entry["x"]) for entry in drawn) == list(range(16))
+    assert sorted(int(4 * (np.log10(entry["y"]) + 4)) for entry in drawn) == list(range(16))
+    assert sorted(entry["z"] for entry in drawn) == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    assert drawn == draw(ranges, 16, [0])
+    assert drawn != draw(ranges, 16, [1])
+    # Keys are drawn independently.
+    assert [int(16 * entry["x"]) for entry in drawn] != [int(4 * (np.log10(entry["y"]) + 4)) for entry in drawn]
+
+
+def test_listed_settings_come_first_then_the_grid_then_drawn_ones():
+    values = {
+        "settings": {"algorithm": "ippo"},
+        "list": [{"ppo": {"epochs": 9}}],
+        "grid": {"ppo.epochs": [1, 2], "num_envs": [8, 16]},
+        "sample": {"ppo": {"epochs": {"choices": [3]}}, "ppo.discount": {"linear": [0.5, 1]}},
+    }
+    search = read_search(values, "variants.a", "a", 7, 0)
+    assert search.settings == {"algorithm": "ippo"}
+    assert search.tried[:5] == (
+        {"ppo.epochs": 9},
+        {"ppo.epochs": 1, "num_envs": 8},
+        {"ppo.epochs": 1, "num_envs": 16},
+        {"ppo.epochs": 2, "num_envs": 8},
+        {"ppo.epochs": 2, "num_envs": 16},
+    )
+    assert [entry["ppo.epochs"] for entry in search.tried[5:]] == [3, 3]
+    assert all(0.5 <= entry["ppo.discount"] <= 1.0 for entry in search.tried[5:])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "must hold some of settings, list, grid, sample"),
+        ({"smaple": {}}, "smaple: there is no such part (did you mean sample?)"),
+        ({"list": {"x": 1}}, "list must be a list of settings"),
+        ({"list": [{"x": 1}]}, "has 1 settings, and the budget of every variant is 2"),
+        ({"list": [{"x": 1}, {"x": 2}, {"x": 3}]}, "has 3 settings, and the budget of every variant is 2"),
+        ({"list": [{}, {"x": 1}, {"x": 2}], "sample": {"x": {"linear": [0, 1]}}}, "has 3 settings"),
+        ({"list": [{"x": 1}, {"x": 1}]}, "has the setting {'x': 1} twice"),
+        ({"list": [{"seed": 1}, {}]}, "list[0].seed: the seeds are those of the study"),
+        ({"grid": {"x": 3}}, "grid.x must be a list of values"),
+        ({"grid": {"x": []}}, "grid.x must be a list of values"),
+        ({"sample": {"x": [0, 1]}}, "sample.x: write a range as"),
+        ({"sample": {"x": {"sqrt": [0, 1]}}}, "sample.x.sqrt: write a range as"),
+        ({"sample": [1]}, "sample must hold a range for each key"),
+        ({"sample": {"x": {"linear": [1, 0]}}}, "sample.x.linear must be two numbers, the lower one first"),
+        ({"sample": {"x": {"linear": [1]}}}, "sample.x.linear must be two numbers"),
+        ({"sample": {"x": {"log": [0, 1]}}}, "the lower one more than 0"),
+        ({"sample": {"x": {"linear": [0, 1], "log": [1, 2]}}}, "sample.x has two ranges"),
+        ({"sample": {"x": {"choices": []}}}, "sample.x.choices must be a list"),
+        ({"sample": {"x": {"choices": [1]}}}, "has the setting {'x': 1} twice"),
+    ],
+)
+def test_searches_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ConfigurationError) as caught:
+        read_search(values, "study s: variants.a", "a", 2, 0)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("study s: variants.a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": None}, "budget is missing"),
+        ({"budget": 0}, "budget=0"),
+        ({"threshold": 1.0}, "threshold is for kind=compare"),
+        ({"reference": "grid"}, "reference is for kind=compare"),
+        ({"points": ONE_POINT}, "points is for kind=compare"),
+        ({"sampling_seed": -1}, "sampling_seed=-1"),
+    ],
+)
+def test_tuning_studies_have_keys_of_their_own(path, changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        read_request(write(path, TUNE, **changes), [])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"total_steps": 512}, "total_steps=512 in setting 1 of b, and 256 in setting 0 of a"),
+        ({"evaluation.episodes": 512}, "evaluation.episodes=512 in setting 1 of b, and 256 in"),
+        ({"evaluation.seed": 1}, "evaluation.seed=1 in setting 1 of b"),
+    ],
+)
+def test_unequal_tuning_budgets_are_refused(path, setting, message):
+    variants = {"a": {"list": [{}, {"ppo.epochs": 3}]}, "b": {"list": [{}, setting]}}
+    with pytest.raises(ConfigurationError, match=message):
+        plan_trials(read_request(write(path, TUNE, variants=variants), ["variants=a"]))
+
+
+def test_a_variant_with_fewer_settings_is_refused(path):
+    variants = {"a": {"list": [{}, {"ppo.epochs": 3}]}, "b": {"list": [{}]}}
+    with pytest.raises(ConfigurationError, match=r"variants\.b has 1 settings, and the budget of every variant is 2"):
+        plan_trials(read_request(write(path, TUNE, variants=variants), []))
+
+
+def test_tuning_seeds_are_not_those_of_reports_unless_asked_for(path):
+    _, trials = plan_trials(read_request(write(path, TUNE), []))
+    assert [trial.seeds for trial in trials] == [[100, 101]] * 4
+    # The first setting of every variant comes before the second of any.
+    assert [(trial.number, trial.variant) for trial in trials] == [(0, "drawn"), (0, "grid"), (1, "drawn"), (1, "grid")]
+    assert [trial.changes["ppo.learning_rate"] for trial in trials if trial.variant == "grid"] == [1e-4, 1e-2]
+    _, trials = plan_trials(read_request(str(path), ["seeds.first=3", "seeds_per_run=1"]))
+    assert [config.seed for config in trials[0].configs] == [3, 4]
+
+
+# --- time left --------------------------------------------------------------------------------------------------
+
+
+def test_a_variant_goes_at_its_own_pace_where_it_is_known():
+    pace = Pace()
+    assert pace.seconds([("a", 10.0)]) is None
+    assert pace.told([("a", 10.0)]) == "time left not known yet"
+    pace.add(("a", 100.0), 10.0)
+    pace.add(("a", 100.0), 20.0)
+    pace.add(("b", 200.0), 90.0)
+    # a takes 30 s for 200 steps, b 90 s for 200, and what is not known 120 s for 400.
+    assert pace.seconds([("a", 20.0), ("b", 20.0), ("c", 100.0)]) == pytest.approx(3.0 + 9.0 + 30.0)
+    assert pace.told([("b", 200.0)]) == "about 1:30 left"
+    assert pace.seconds([]) == 0.0
