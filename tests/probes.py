@@ -183,6 +183,27 @@ class Aim(Steady):
 
 
 @dataclasses.dataclass(frozen=True)
+class InstructedAim(Aim):
+    """The same with an instruction to go for a quarter of the aim, or for all of what can be reached of it."""
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        names = ("quarter", "whole")
+        parameters = tuple(Parameter(name, "A share of the aim.") for name in names)
+        return Vocabulary((Command("Go", "Go for it.", names),), parameters, ("agent_0", "agent_1"))
+
+    def describe(self) -> str:
+        return "An aim."
+
+    def act(self, state: Any, command: Any, parameter: Any) -> Any:
+        share = jnp.where(parameter == 0, 0.25, 1.0)[:, None]
+        return jnp.clip(self.available(0) * self.aim() * share, -1.0, 1.0)
+
+    def achieved(self, state: Any, command: Any, parameter: Any) -> Any:
+        return jnp.zeros(2, bool)
+
+
+@dataclasses.dataclass(frozen=True)
 class Told(Steady):
     """Agent 0 sees whether a coin shows 0 or 1, agent 1 does not, and both earn what it shows."""
 

@@ -13,9 +13,9 @@ from leed_jax.config import (
     to_dictionary,
 )
 from leed_jax.errors import ConfigurationError, EnvironmentContractError
+from leed_jax.networks import ACTIVATIONS
 from leed_jax.objectives import SCHEDULES
 from leed_jax.options import nearest, options
-from leed_jax.policy import ACTIVATIONS
 
 SPREAD = "leed_jax.envs.mpe_spread:SimpleSpread"
 

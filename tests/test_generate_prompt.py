@@ -25,7 +25,12 @@ from leed_jax.generate.prompt import episodes_schema, head_messages, reply_schem
 from leed_jax.generate.template import NEWEST, SECTIONS, Template, load_template, packaged_names
 from leed_jax.instructions import PrimitiveInstructions, parse_reply, validate, written
 
-TEMPLATES = {"plan_v1": "relational", "plan_v2": "relational", "episodes_v1": "episodes"}
+TEMPLATES = {
+    "plan_v1": "relational",
+    "plan_v2": "relational",
+    "plan_teams_v1": "relational",
+    "episodes_v1": "episodes",
+}
 
 
 def whole_prompt(template: Template, environment: Any) -> str:

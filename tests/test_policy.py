@@ -16,7 +16,7 @@ AVAILABLE = jnp.array([True, False, True, False])
 
 @pytest.fixture(scope="module")
 def agents() -> object:
-    return jax.jit(lambda key: POLICY.init_agents(key))(jax.random.key(0))
+    return jax.jit(POLICY.init_agents)(jax.random.key(0))
 
 
 def one(agents: object, index: int) -> object:

@@ -1,19 +1,22 @@
 """Every kind of policy on a probe with a known answer: memory, continuous actions, sharing, central critics, masks."""
 
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import HYPER, Aim, Choice, OneByOne, Preferred, Recall, Told
+from probes import HYPER, Aim, Choice, InstructedAim, OneByOne, Preferred, Recall, Told
 
+from leed_jax.demonstrations import execute_episodes, instructed, load_demonstrations, save_demonstrations
 from leed_jax.environment import AutoReset
 from leed_jax.errors import ConfigurationError
 from leed_jax.evaluate import play, policy_chooser
 from leed_jax.experts import Experts, expert_episodes, expert_samples
-from leed_jax.instructions import Trajectory
+from leed_jax.instructions import Trajectory, compile_triples, stack_plans
 from leed_jax.policy import Gaussian, Policy
 from leed_jax.rollout import act_all, collect, start_actors, value_all
 from leed_jax.testing import check_environment
@@ -144,6 +147,40 @@ def test_continuous_actions_are_imitated() -> None:
     available = Aim().available(0)[None]
     _, choice = act_all(policy, state.parameters, None, jnp.ones((1, 2, 1)), available, jnp.ones(1, bool))
     np.testing.assert_allclose(choice.mode()[0], [[0.3, 0.0], [0.1, -0.6]], atol=0.05)
+
+
+def test_continuous_instructions_are_executed_stored_and_asked_in_the_learners_states(tmp_path: Path) -> None:
+    environment = InstructedAim(max_steps=3)
+    triples = [("Go", "quarter", "agent_0"), ("Go", "whole", "agent_1")]
+    plans = stack_plans([compile_triples(environment.vocabulary, triples, 1)])
+    wanted = np.array([[0.125, 0.0], [-0.4, 1.0]], np.float32)
+    shown = execute_episodes(environment, plans, jax.random.key(0), 40, noise=1.0)
+    np.testing.assert_allclose(shown.action, np.broadcast_to(wanted, (40, 3, 2, 2)))
+    # The first episode is undisturbed, in the last one every action is random.
+    np.testing.assert_allclose(shown.taken[0], shown.action[0])
+    assert not np.any(np.isclose(shown.taken[-1, :, 1], wanted[1]))
+    assert np.all(np.abs(shown.taken) <= 1.0)
+    assert not np.any(shown.taken[:, :, 0, 1])
+    manifest = {
+        "max_instructions": 1,
+        "plans": [{"round": 0, "candidate": 0, "triples": [list(triple) for triple in triples]}],
+        "recorded": {"episodes": 40, "noise": 1.0, "seed": 0},
+    }
+    place = json.dumps(manifest["plans"][0]).encode()
+    save_demonstrations(tmp_path / "set", manifest, environment, place, shown)
+    loaded = load_demonstrations(str(tmp_path / "set"), environment)
+    jax.tree.map(np.testing.assert_array_equal, loaded.episodes(), shown)
+    how = {"policy_coefficient": 0.0, "expert_weight": 1.0}
+    policy, (state, _) = learn(environment, experts=Experts(plans=plans), **how)
+    _, choice = act_all(
+        policy, state.parameters, None, jnp.ones((1, 2, 1)), environment.available(0)[None], jnp.ones(1, bool)
+    )
+    np.testing.assert_allclose(choice.mode()[0], wanted, atol=0.06)
+
+
+def test_continuous_actions_cannot_be_listed_as_instructions() -> None:
+    with pytest.raises(ConfigurationError, match="Aim has continuous actions, which cannot be listed"):
+        instructed(Aim())
 
 
 def test_a_gaussian_is_the_product_of_the_components_that_are_used() -> None:

@@ -15,8 +15,8 @@ from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
 from leed_jax.experts import Experts, ExpertSamples, expert_samples, sample_experts
 from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
-from leed_jax.policy import Policy
 from leed_jax.loss import agent_batches
+from leed_jax.policy import Policy
 from leed_jax.rollout import Rollout, act_all, value_all
 from leed_jax.train import (
     TrainSettings,

@@ -232,7 +232,7 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
         raise ConfigurationError(f"experiment file {where} is not valid YAML: {error}") from None
     if not OmegaConf.is_dict(values):
         raise ConfigurationError(f"experiment file {where} must hold keys and values.")
-    tuned: Any = values.pop("algorithms", None) or {}
+    tuned: Any = values.pop("algorithms", OmegaConf.create({}))
     if not (OmegaConf.is_dict(tuned) and all(OmegaConf.is_dict(node) for node in tuned.values())):
         raise ConfigurationError(f"experiment file {where}: algorithms must hold keys and values for each algorithm.")
     for algorithm, node in tuned.items():

@@ -19,9 +19,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from leed_jax.environment import Environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.experts import Experts
+from leed_jax.loss import Metrics
 from leed_jax.objectives import value_loss, weighted_mean
 from leed_jax.objectives.q_learning import double_q_value, linear_schedule, team_target
 from leed_jax.replay_buffer import ReplayBuffer, add_round, empty_buffer, sample_items
+from leed_jax.train import summarised
 from leed_jax.value_networks import Mixer, QNetwork, QParameters, explore, joint_values, q_chooser
 
 __all__ = [
@@ -35,7 +37,6 @@ __all__ = [
     "q_chooser",
 ]
 
-Metrics = dict[str, Array]
 QChunk = Callable[["QState", Experts | None, "QHyper"], tuple["QState", Metrics]]
 
 
@@ -245,13 +246,11 @@ def make_q_chunk(environment: Environment, network: QNetwork, settings: QSetting
 
     def train_chunk(state: QState, experts: Experts | None, hyper: QHyper) -> tuple[QState, Metrics]:
         del experts
-        state, metrics = jax.lax.scan(
-            lambda state, _: update(state, hyper), state, None, length=settings.updates_per_chunk
-        )
-        episodes, return_sum = jnp.sum(metrics.pop("episodes")), jnp.sum(metrics.pop("return_sum"), axis=0)
-        means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
-        means["return_per_agent"] = return_sum / jnp.where(episodes > 0, episodes, jnp.nan)
-        return state, means
+
+        def body(state: QState, _: None) -> tuple[QState, Metrics]:
+            return update(state, hyper)
+
+        return summarised(*jax.lax.scan(body, state, None, length=settings.updates_per_chunk))
 
     return train_chunk
 

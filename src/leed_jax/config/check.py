@@ -4,8 +4,8 @@ from typing import Any
 
 from leed_jax.config.schema import Config, LLMConfig
 from leed_jax.errors import ConfigurationError
-from leed_jax.objectives import SCHEDULES
 from leed_jax.networks import ACTIVATIONS
+from leed_jax.objectives import SCHEDULES
 
 ALGORITHMS = ("leed", "ippo", "mappo", "bc", "vdn", "qmix")
 IMITATING = ("leed", "bc")

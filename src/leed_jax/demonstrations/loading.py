@@ -32,7 +32,7 @@ from leed_jax.demonstrations.format import (
 )
 from leed_jax.demonstrations.sets import DemonstrationSet
 from leed_jax.demonstrations.transcript import MAX_TRANSCRIPT_BYTES, check_transcript
-from leed_jax.environment import Environment
+from leed_jax.environment import Environment, has_continuous_actions
 from leed_jax.environment_class import environment_identity
 from leed_jax.errors import DemonstrationError, InstructionError
 from leed_jax.files import write_whole
@@ -251,7 +251,7 @@ def _read_arrays(
             f"{path} does not hold the {manifest['recorded']['episodes']} episodes of this "
             f"environment that {MANIFEST} tells of. {MEND}"
         )
-    problem = _impossible(arrays, environment.num_actions)
+    problem = _impossible(arrays, None if has_continuous_actions(environment) else environment.num_actions)
     if problem:
         raise DemonstrationError(f"{path} holds {problem} that cannot occur. {MEND}")
     return Trajectory(**{name: jnp.asarray(array) for name, array in arrays.items()})
@@ -275,10 +275,12 @@ def parse_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
 
 def _array_shapes(environment: InstructedEnvironment, episodes: int) -> dict[str, tuple[Sequence[int], Any]]:
     each = (episodes, environment.max_steps, environment.num_agents)
+    continuous = has_continuous_actions(environment)
+    action = ((*each, environment.num_actions), np.float32) if continuous else (each, np.int32)
     return {
         "observation": ((*each, environment.observation_size), np.float32),
-        "action": (each, np.int32),
-        "taken": (each, np.int32),
+        "action": action,
+        "taken": action,
         "reward": (each, np.float32),
         "available_actions": ((*each, environment.num_actions), np.bool_),
         "active": (each, np.bool_),
@@ -286,13 +288,14 @@ def _array_shapes(environment: InstructedEnvironment, episodes: int) -> dict[str
     }
 
 
-def _impossible(arrays: Mapping[str, np.ndarray], num_actions: int) -> str:
-    """What no execution could have written, or nothing."""
+def _impossible(arrays: Mapping[str, np.ndarray], num_actions: int | None) -> str:
+    """What no execution could have written, or nothing; without a number of actions those are continuous."""
     for name in ("observation", "reward"):
         if not np.all(np.isfinite(arrays[name])):
             return f"a {name}"
     for name in ("action", "taken"):
-        if np.any((arrays[name] < 0) | (arrays[name] >= num_actions)):
+        low, high = (-1.0, 1.0) if num_actions is None else (0, num_actions - 1)
+        if not np.all((arrays[name] >= low) & (arrays[name] <= high)):
             return "an action"
     active = arrays["active"]
     gone = np.concatenate([np.zeros_like(active[:, :1]), ~active[:, :-1] | arrays["terminated"][:, :-1]], axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from leed_jax.errors import BudgetError, InstructionError, LLMError
+from leed_jax.generate.collective import expanded
 from leed_jax.generate.scoring import Result, Scorer
 from leed_jax.instructions import (
     Plan,
@@ -152,6 +153,8 @@ def _written_plans(question: Question, text: str) -> dict[int | None, list[Tripl
 def _candidate(
     vocabulary: Vocabulary, max_instructions: int, empty: Candidate, written: list[Triple] | InstructionError
 ) -> Candidate:
+    if not isinstance(written, InstructionError):
+        written = expanded(vocabulary, written, max_instructions)
     if isinstance(written, InstructionError):
         return dataclasses.replace(empty, problems=(*empty.problems, str(written)))
     checked = validate(vocabulary, written)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from leed_jax.generate.candidates import Candidate, distinct_plans
+from leed_jax.generate.collective import collected
 from leed_jax.generate.prompt import one_line
 from leed_jax.instructions import InstructedEnvironment, measure_lines, printable, written
 
@@ -53,6 +54,8 @@ def plan_lines(
     baseline: Baseline,
     best: int = BEST,
     others: int = OTHERS,
+    *,
+    collective: bool = False,
 ) -> list[str]:
     """A line for each of the best plans and of the worst others, numbered, the best first.
 
@@ -62,12 +65,14 @@ def plan_lines(
         baseline: what random actions come to there.
         best: how many of the best to tell.
         others: how many of the worst to tell.
+        collective: whether to write what all agents have been told as one instruction for all of them.
     """
     plans = distinct_plans(candidates)
     shown = plans[:best] + plans[best:][len(plans[best:]) - others :] if others else plans[:best]
     lines: list[str] = []
     for number, candidate in enumerate(shown, start=1):
-        line = _plan_line(environment, number, candidate, shown[0], baseline)
+        told = collected(environment.vocabulary, candidate.triples) if collective else candidate.triples
+        line = _plan_line(environment, number, candidate, shown[0], baseline, json.dumps(told))
         if lines and sum(map(len, lines)) + len(line) > MAX_CHARACTERS:
             break
         lines.append(line)
@@ -84,7 +89,12 @@ def problem_lines(agents: Sequence[str], candidates: Sequence[Candidate]) -> lis
 
 
 def _plan_line(
-    environment: InstructedEnvironment, number: int, candidate: Candidate, best: Candidate, baseline: Baseline
+    environment: InstructedEnvironment,
+    number: int,
+    candidate: Candidate,
+    best: Candidate,
+    baseline: Baseline,
+    text: str,
 ) -> str:
     assert candidate.result is not None and best.result is not None  # noqa: S101, PT018 - these are executed ones
     result, leader = candidate.result, best.result
@@ -101,7 +111,7 @@ def _plan_line(
     by_agent = _by_agent(environment.vocabulary.agents, figures, scale, against=candidate is not best)
     shares = [f"{words} {share:.0%}" for words, share in result.usage[:_MAX_INSTRUCTIONS] if share >= _MIN_SHARE]
     return (
-        f"- Plan {number}{compared}: {json.dumps(candidate.triples)}{by_agent}"
+        f"- Plan {number}{compared}: {text}{by_agent}"
         f"{_happened(environment, result.measures)} The agents' time went to: {', '.join(shares)}."
     )
 

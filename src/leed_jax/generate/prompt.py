@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leed_jax.generate.collective import ALL_AGENTS
 from leed_jax.generate.template import Template
 from leed_jax.instructions import InstructedEnvironment, Vocabulary, written
 from leed_jax.llm import Message
@@ -110,7 +111,9 @@ def _parameters(vocabulary: Vocabulary) -> str:
     return "\n".join(f"- {_listed(group)}: {meaning}" for meaning, group in names.items())
 
 
-def reply_schema(vocabulary: Vocabulary, max_instructions: int, constrained: bool = False) -> dict[str, Any]:
+def reply_schema(
+    vocabulary: Vocabulary, max_instructions: int, constrained: bool = False, collective: bool = False
+) -> dict[str, Any]:
     """The JSON schema of an answer with one plan.
 
     It bounds the shape. Whether the words are executable is for validation to say, on every endpoint alike, those
@@ -121,8 +124,9 @@ def reply_schema(vocabulary: Vocabulary, max_instructions: int, constrained: boo
         max_instructions: the largest number of instructions of an agent.
         constrained: whether to list the words, so that an endpoint that keeps a model to a schema lets it write no
             others; or to leave them free.
+        collective: whether one instruction may be for all agents.
     """
-    instructions = _instructions_schema(vocabulary, max_instructions, constrained)
+    instructions = _instructions_schema(vocabulary, max_instructions, constrained, collective)
     return _object(idea={"type": "string", "maxLength": 200}, instructions=instructions)
 
 
@@ -147,10 +151,13 @@ def episodes_schema(
     return _object(episodes={"type": "array", "items": entry, "minItems": len(names), "maxItems": len(names)})
 
 
-def _instructions_schema(vocabulary: Vocabulary, max_instructions: int, constrained: bool) -> dict[str, Any]:
+def _instructions_schema(
+    vocabulary: Vocabulary, max_instructions: int, constrained: bool, collective: bool = False
+) -> dict[str, Any]:
     agents = len(vocabulary.agents)
-    triple = _listed_triples(vocabulary) if constrained else _free_triple(vocabulary)
-    return {"type": "array", "items": triple, "minItems": agents, "maxItems": agents * max_instructions}
+    triple = _listed_triples(vocabulary, collective) if constrained else _free_triple(vocabulary)
+    least = 1 if collective else agents
+    return {"type": "array", "items": triple, "minItems": least, "maxItems": agents * max_instructions}
 
 
 def _free_triple(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -159,9 +166,9 @@ def _free_triple(vocabulary: Vocabulary) -> dict[str, Any]:
     return _triple(items={"type": "string", "maxLength": longest})
 
 
-def _listed_triples(vocabulary: Vocabulary) -> dict[str, Any]:
+def _listed_triples(vocabulary: Vocabulary, collective: bool) -> dict[str, Any]:
     """One alternative per command; which agents may not take a parameter is left to validation."""
-    agents = {"enum": list(vocabulary.agents)}
+    agents = {"enum": [*vocabulary.agents, *([ALL_AGENTS] if collective else [])]}
     return {
         "anyOf": [
             _triple(prefixItems=[{"enum": [command.name]}, {"enum": list(command.parameters)}, agents])

@@ -47,13 +47,13 @@ class Relational:
         for i in range(count):
             length = task.length_of(i)
             ask = request_message(task.template, vocabulary.agents, length, feedback, account)
-            schema = reply_schema(vocabulary, length, task.settings.constrained)
+            schema = reply_schema(vocabulary, length, task.settings.constrained, task.template.collective)
             questions.append(Question(task.request(ask, schema, index * count + i)))
         return questions
 
     def _feedback(self, candidates: Sequence[Candidate]) -> list[str]:
         environment, baseline = self._task.environment, self.baselines[0]
-        shown = plan_lines(environment, candidates, baseline)
+        shown = plan_lines(environment, candidates, baseline, collective=self._task.template.collective)
         return [baseline_line(environment, baseline), *shown, *problem_lines(environment.vocabulary.agents, candidates)]
 
     def value(self, candidates: Sequence[Candidate]) -> float | None:

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from leed_jax.errors import ConfigurationError
+from leed_jax.generate.collective import ALL_AGENTS
 
 NEWEST = {"relational": "plan_v2", "episodes": "episodes_v1"}
 SECTIONS = ("system", "task", "account", "feedback", "request")
@@ -37,6 +38,11 @@ class Template:
     name: str
     sha256: str
     sections: Mapping[str, str]
+
+    @property
+    def collective(self) -> bool:
+        """Whether it tells the model of the name that stands for every agent."""
+        return any(ALL_AGENTS in text for text in self.sections.values())
 
     def fill(self, section: str, values: Mapping[str, object]) -> str:
         """A section with its placeholders replaced; braces around anything else stay as they are.

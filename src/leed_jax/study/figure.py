@@ -14,6 +14,7 @@ from leed_jax.study.schema import written_value
 
 BESIDE = 0.06
 TOP = 0.97
+HEADROOM = 1.1
 
 
 def draw_points(path: Path, label: str, found: Sequence[tuple[Any, Comparison]]) -> None:
@@ -42,11 +43,13 @@ def draw_points(path: Path, label: str, found: Sequence[tuple[Any, Comparison]])
         _draw(reaching, places, estimates(found, name, lambda variant: variant.steps_to_threshold.iqm), look)
     for axes in (final, reaching):
         axes.set_xticks(range(len(found)), [written_value(value) for value, _ in found])
+        axes.set_xlim(-0.5, len(found) - 0.5)
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)
     final.set_ylabel("final return per agent, greedy\ninterquartile mean over seeds, 95 % interval")
     reaching.set_ylabel("environment steps to each point's threshold\ninterquartile mean (cross: not reached)")
-    reaching.set_ylim(bottom=0)
+    longest = max(variant.env_steps for _, comparison in found for variant in comparison.variants)
+    reaching.set_ylim(0, HEADROOM * longest)
     reaching.yaxis.set_major_formatter(EngFormatter(sep=""))
     handles, labels = final.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, handlelength=3.2)

@@ -18,7 +18,7 @@ from leed_jax.report.directory import CONFIG, SUMMARY
 from leed_jax.study.request import Request
 from leed_jax.study.schema import flatten, folder_name, written
 
-_PLACES = ("out", "resume")
+_NAMES = ("out", "resume", "experiment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def clear_debris(path: Path) -> None:
 
 
 def differences(recorded: Config, asked: Config) -> list[str]:
-    """Settings that differ, in words; where files are written does not count.
+    """Settings that differ, in words; where files are, and what an experiment is called, does not count.
 
     Args:
         recorded: the configuration of a run that is there.
@@ -164,7 +164,7 @@ def differences(recorded: Config, asked: Config) -> list[str]:
 
 def _comparable(config: Config) -> dict[str, Any]:
     values = flat(to_dictionary(config))
-    for key in _PLACES:
+    for key in _NAMES:
         values.pop(key)
     try:
         # A run records the folder, however the set was called.
