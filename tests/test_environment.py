@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Choice, Line, Masked, Nothing, Steady
+from probes import Choice, Line, Masked, Nothing, OneByOne, Steady
 
 from leed_jax.environment import AutoReset, Environment, TimeStep
 from leed_jax.envs.mpe_spread import SimpleSpread
@@ -83,7 +83,6 @@ ALTERED = {
     "step 2: an agent has no available action": ("available_actions", np.array([[True, True], [False, False]]), 2),
     "reset: an agent has no available action": ("available_actions", np.zeros((2, 2), bool), 0),
     "an episode is not over after max_steps=3 steps": ("terminated", np.array([False, False]), 1),
-    "step 2: some agents are terminated and others are not": ("terminated", np.array([True, False]), 2),
     "reset returns an episode that is over already": ("truncated", np.bool_(True), 0),
     "reset: reward must be zero": ("reward", np.ones(2, np.float32), 0),
     "reset: final_observation must equal observation": ("final_observation", np.zeros((2, 1), np.float32), 0),
@@ -97,6 +96,18 @@ def test_the_contract_names_the_rule_that_a_time_step_breaks(rule: str) -> None:
     check_environment(Altered())
     with pytest.raises(EnvironmentContractError, match=re.escape(rule)):
         check_environment(Altered(field=field, value=value, since=since))
+
+
+class Reviving(OneByOne):
+    def _time_step(self, state: Any, reward: Any) -> TimeStep:
+        ended = jnp.arange(1, self.num_agents + 1) == state[0]
+        return super()._time_step(state, reward).replace(terminated=ended)
+
+
+def test_an_agent_that_has_terminated_stays_so() -> None:
+    check_environment(OneByOne())
+    with pytest.raises(EnvironmentContractError, match="step 2: an agent that was terminated takes part again"):
+        check_environment(Reviving())
 
 
 @pytest.mark.parametrize("name", ["num_agents", "observation_size", "num_actions", "max_steps"])

@@ -55,6 +55,8 @@ def test_a_learning_curve_is_drawn_for_any_number_of_seeds(returns, tmp_path):
 def test_an_animation_shows_every_state_of_a_few_episodes(tmp_path, monkeypatch):
     frames = []
     draw = DrawnWalk.draw
+    # On a busy machine there may be fewer.
+    monkeypatch.setattr(animation, "BUDGET_S", 1e9)
     monkeypatch.setattr(DrawnWalk, "draw", lambda self, axes, state: (frames.append(state), draw(self, axes, state)))
     assert draw_episodes(tmp_path / "a.gif", DrawnWalk(), random_chooser(DrawnWalk()), jax.random.key(0))
     assert len(frames) == animation.MAX_EPISODES * (DrawnWalk().max_steps + 1)

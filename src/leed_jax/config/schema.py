@@ -163,7 +163,7 @@ class EvaluationConfig:
     """
 
     episodes: int = 1024
-    curve_episodes: int = 64
+    curve_episodes: int = 256
     seed: int = 1_000_003
 
 
@@ -172,11 +172,12 @@ class LLMConfig:
     """The language model that is asked; llm=NAME is short for llm.provider=NAME.
 
     Attributes:
-        provider: replay (recorded replies, no network), openai (any compatible endpoint), anthropic, local, or random
-            (random valid instructions, as a control).
+        provider: replay (recorded replies, no network), openai (any compatible endpoint), anthropic, local, random
+            (random valid instructions, as a control), or written (instructions that stand in a file).
         base_url: where the API starts; empty for the provider's own.
         model: the model's name there.
-        path: for local, a GGUF file; for replay, a demonstration set or a transcript, empty for demonstrations.path.
+        path: for local, a GGUF file; for written, a file with what a model would have answered; for replay, a
+            demonstration set or a transcript, empty for demonstrations.path.
         api_key_env: the environment variable that holds the key; empty for no key; null for the provider's own one,
             and only at the provider's own address.
         temperature: sampling temperature.

@@ -44,6 +44,8 @@ Without llm=PROVIDER the recorded replies of demonstrations.path are gone throug
   python -m leed_jax.generate experiment=mpe_spread llm=anthropic llm.model=NAME llm.max_total_tokens=100000
   python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf generate.kind=episodes
   python -m leed_jax.generate experiment=mpe_spread llm=random       # random valid plans: the control
+  python -m leed_jax.generate experiment=mpe_spread llm=written llm.path=plan.json generate.rounds=1 \
+      generate.candidates=1                                          # a plan of your own
 
 A generation that was stopped goes on where it was when the same command is given again: no answered request is
 repeated, and what was spent stays counted.

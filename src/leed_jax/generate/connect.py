@@ -11,6 +11,8 @@ from leed_jax.environment_class import make_environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.generate.random_model import NAME as RANDOM_NAME
 from leed_jax.generate.random_model import RandomModel
+from leed_jax.generate.written_model import NAME as WRITTEN_NAME
+from leed_jax.generate.written_model import WrittenModel
 from leed_jax.llm import (
     Anthropic,
     ChatClient,
@@ -54,7 +56,9 @@ async def connect(
         yield Journalled(model, Journal(path), spender, remember_failures=remember_failures)
 
 
-def make_model(config: Config, meter: Meter | None = None) -> ChatClient | LocalModel | RandomModel | Replay:
+def make_model(
+    config: Config, meter: Meter | None = None
+) -> ChatClient | LocalModel | RandomModel | Replay | WrittenModel:
     """Make the model that `config.llm` names, which is to be entered (`async with`); this loads and sends nothing.
 
     Args:
@@ -71,6 +75,8 @@ def make_model(config: Config, meter: Meter | None = None) -> ChatClient | Local
         return Replay(transcript_path(config))
     if llm.provider == "random":
         return RandomModel(instructed(make_environment(config.env)).vocabulary, config.seed)
+    if llm.provider == "written":
+        return WrittenModel(llm.path)
     if llm.provider == "local":
         return LocalModel(
             llm.path,
@@ -104,6 +110,8 @@ def model_name(config: Config) -> str:
         return Path(config.llm.path).stem
     if config.llm.provider == "random":
         return RANDOM_NAME
+    if config.llm.provider == "written":
+        return WRITTEN_NAME
     if config.llm.provider == "replay":
         transcript = transcript_path(config)
         try:
@@ -130,6 +138,8 @@ def check_provider(llm: LLMConfig) -> None:
         raise ConfigurationError(f"llm.base_url={llm.base_url}: llm={llm.provider} has no address; add llm=openai.")
     if llm.provider == "local" and not llm.path:
         raise ConfigurationError("llm.path is empty; llm=local needs a GGUF file.")
+    if llm.provider == "written" and not llm.path:
+        raise ConfigurationError("llm.path is empty; llm=written needs a file that holds the instructions.")
 
 
 def retry_policy(llm: LLMConfig) -> RetryPolicy:
