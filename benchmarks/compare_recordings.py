@@ -39,7 +39,7 @@ def main() -> None:
 def recordings(folders: Sequence[Path], agents: int | None = None) -> dict[str, dict[str, list[Manifest]]]:
     """Manifests by kind of plan and number of agents, and by who was asked, seeds in order.
 
-    Sets that were made beside training are left out.
+    Sets that were made beside training, or written by a person, are left out.
 
     Args:
         folders: where to look.
@@ -49,7 +49,7 @@ def recordings(folders: Sequence[Path], agents: int | None = None) -> dict[str, 
     kinds: dict[tuple[str, int], dict[str, list[Manifest]]] = {}
     for manifest in sorted(found, key=lambda m: m["settings"].get("seed", 0)):
         team = team_of(manifest)
-        if agents is not None and team != agents:
+        if manifest["provider"] == "written" or (agents is not None and team != agents):
             continue
         if manifest["rounds"] and all(r["control"] is not None for r in manifest["rounds"]):
             constrained = ", constrained" if manifest["settings"].get("constrained") else ""

@@ -80,12 +80,20 @@ def test_groups_that_do_not_fit_are_refused(given: str) -> None:
         (["algorithm=leed", "expert.term=advantage", "expert.source=instructions"], "rewards that followed"),
         (["network.memory=gru", "ppo.minibatches=8"], "divisor of num_envs=4"),
         (["demonstrations.noise_from=0.5"], "noise_from"),
-        (["q_learning.buffer_size=10", "q_learning.batch_size=20"], "q_learning.buffer_size"),
+        (["algorithm=vdn", "q_learning.buffer_size=40", "q_learning.batch_size=64"], "q_learning.buffer_size=40"),
+        (["algorithm=vdn", "q_learning.buffer_size=31", "q_learning.batch_size=2"], "q_learning.buffer_size=31"),
+        (["algorithm=leed", "expert.adapt=dtw", "num_envs=1"], "leaves a single one"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         compose_config([*settings(""), *changes])
+
+
+def test_settings_of_other_algorithms_are_none_of_ones_business() -> None:
+    small = ["q_learning.buffer_size=1", "ppo.minibatches=7"]
+    assert compose_config([*settings(""), *small[:1]]).q_learning.buffer_size == 1
+    assert compose_config([*settings(""), *small[1:], "algorithm=vdn"]).ppo.minibatches == 7
 
 
 def test_values_of_continuous_actions_are_not_decomposed() -> None:

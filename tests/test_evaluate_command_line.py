@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def finished_config(finished: Any) -> Any:
     from leed_jax.report.directory import read_config  # noqa: PLC0415
 
     return read_config(finished.directory)
+
+
+def test_a_checkpoint_that_is_being_written_is_left_alone(finished: Any, tmp_path: Path) -> None:
+    copied = shutil.copytree(finished.directory, tmp_path / "copied")
+    writing = copied / "checkpoints" / "6.orbax-checkpoint-tmp"
+    (writing / "part").mkdir(parents=True)
+    (copied / "checkpoints" / "discarded" / "2").mkdir(parents=True)
+    assert main([str(copied)]) == 0
+    assert (writing / "part").is_dir()
+    assert (copied / "checkpoints" / "discarded" / "2").is_dir()
+
+
+def test_a_run_without_a_checkpoint_says_so(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = shutil.copytree(finished.directory, tmp_path / "copied")
+    shutil.rmtree(copied / "checkpoints")
+    assert main([str(copied)]) == 2
+    assert "has no checkpoint yet" in capsys.readouterr().err
+    assert not (copied / "checkpoints").exists()
 
 
 def test_the_best_checkpoint_can_be_evaluated(finished: Any, tmp_path: Path) -> None:

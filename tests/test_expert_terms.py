@@ -14,12 +14,11 @@ from leed_jax.experts import (
     ExpertBatch,
     Experts,
     Outcome,
-    ReferenceEpisodes,
     Yardstick,
     expert_episodes,
     sample_experts,
 )
-from leed_jax.gap import Gap, measure_gap, trajectory_gap
+from leed_jax.gap import Gap, measure_gap, reference_episodes, trajectory_gap
 from leed_jax.instructions import Trajectory
 from leed_jax.loss import demonstrated_advantages
 from leed_jax.policy import Policy
@@ -90,6 +89,7 @@ def test_advantages_of_demonstrations_worked_out_by_hand() -> None:
         reward=jnp.array([[1.0, 5.0], [2.0, 6.0], [3.0, 99.0]]),
         active=jnp.array([[True, True], [True, True], [True, False]]),
         terminated=jnp.array([[False, False], [False, False], [True, False]]),
+        undisturbed=jnp.ones((3, 2), bool),
     )
     nothing = jnp.zeros((3, 2, 1))
     batch = ExpertBatch(nothing, nothing > 0, jnp.zeros((3, 2), jnp.int32), jnp.ones((3, 2)), outcome)
@@ -101,6 +101,20 @@ def test_advantages_of_demonstrations_worked_out_by_hand() -> None:
     # What the second step of the other one led to nobody knows; the first bootstraps from its value.
     np.testing.assert_allclose(advantage[:2, 1], [5 + 0.5 * 50 - 40, 0.0])
     np.testing.assert_array_equal(known, [[True, True], [True, False], [True, False]])
+    # Noise put another action in the place of the first one: what it earned says nothing about that.
+    noisy = batch.replace(outcome=outcome.replace(undisturbed=jnp.ones((3, 2), bool).at[0].set(False)))
+    again, known = demonstrated_advantages(noisy, value, HYPER.replace(discount=0.5, gae_lambda=0.5))
+    np.testing.assert_array_equal(again, advantage)
+    np.testing.assert_array_equal(known, [[False, False], [True, False], [True, False]])
+
+
+def test_what_noise_earned_is_not_credited_to_the_plan() -> None:
+    shown = demonstrations([1] * EPISODES, [0.0] * EPISODES)
+    taken = shown.taken.at[: EPISODES // 2].set(2)
+    samples = expert_episodes(shown.replace(taken=taken))
+    assert samples.outcome is not None
+    expected = np.broadcast_to(np.arange(EPISODES)[:, None] >= EPISODES // 2, (2, EPISODES, AGENTS))
+    np.testing.assert_array_equal(samples.outcome.undisturbed, expected)
 
 
 def test_whole_episodes_are_drawn_whole() -> None:
@@ -179,6 +193,21 @@ def test_the_gap_is_that_of_the_episodes_that_ended_and_is_smoothed() -> None:
     np.testing.assert_array_equal(measure_gap(gap, "none", yardstick, nobody).now, gap.now)
 
 
+def episodes_seen(observation: Any, length: Any) -> Trajectory:
+    """Episodes of which nothing but the observations and their number matters."""
+    shape = np.shape(observation)[:-1]
+    zeros = jnp.zeros(shape)
+    return Trajectory(
+        observation=jnp.asarray(observation, jnp.float32),
+        action=zeros.astype(jnp.int32),
+        taken=zeros.astype(jnp.int32),
+        reward=zeros,
+        available_actions=jnp.ones((*shape, 1), bool),
+        active=jnp.arange(shape[1])[None, :, None] < jnp.asarray(length)[:, None],
+        terminated=zeros > 0,
+    )
+
+
 def test_the_distance_of_trajectories_is_what_plain_python_computes() -> None:
     source = np.random.default_rng(3)
     own, shown = source.normal(size=(5, 3, 2, 2)), source.normal(size=(3, 4, 2, 2))
@@ -187,10 +216,14 @@ def test_the_distance_of_trajectories_is_what_plain_python_computes() -> None:
     over[[2, 4], [0, 0]], over[4, 1] = True, True
     # The first environment's episode ends after three steps, the second's after five, the third's not at all.
     steps = [3, 5, 5]
-    found = trajectory_gap(
-        ReferenceEpisodes(jnp.float32(shown), jnp.asarray(length, jnp.int32)), rollout(np.zeros((5, 3, 2)), over, own)
-    )
+    expert = reference_episodes(episodes_seen(shown, length))
+    # Agent 1 terminates in its second step in the third environment.
+    ended = np.zeros((5, 3, 2), bool)
+    ended[1:, 2, 1] = True
+    found, known = trajectory_gap(expert, rollout(np.zeros((5, 3, 2)), over, own).replace(terminated=jnp.array(ended)))
+    assert np.all(known)
     for agent in range(2):
+        steps[2] = (5, 2)[agent]
         cut = [shown[k, : length[k, agent], agent] for k in range(3)]
         apart = np.mean([warp(own[: steps[k], k, agent], cut[k]) for k in range(3)])
         within = np.mean([warp(cut[k], cut[(k + 1) % 3]) for k in range(3)])
@@ -199,13 +232,33 @@ def test_the_distance_of_trajectories_is_what_plain_python_computes() -> None:
 
 def test_who_does_as_the_expert_does_is_no_further_from_it_than_it_is_from_itself() -> None:
     shown = jnp.tile(jnp.arange(4.0)[None, :, None, None], (3, 1, 1, 1)) + jnp.arange(3.0)[:, None, None, None]
-    expert = ReferenceEpisodes(shown, jnp.full((3, 1), 4, jnp.int32))
+    expert = reference_episodes(episodes_seen(shown, np.full((3, 1), 4)))
     over = np.zeros((4, 3), bool)
     over[3] = True
     same = rollout(np.zeros((4, 3, 1)), over, jnp.moveaxis(shown, 0, 1))
     far = rollout(np.zeros((4, 3, 1)), over, jnp.moveaxis(shown, 0, 1) + 50.0)
-    assert float(trajectory_gap(expert, same)[0]) <= 0.0
-    assert float(trajectory_gap(expert, far)[0]) > 50.0
+    assert float(trajectory_gap(expert, same)[0][0]) <= 0.0
+    assert float(trajectory_gap(expert, far)[0][0]) > 50.0
+
+
+def test_an_agent_that_takes_no_part_where_a_rollout_begins_has_no_distance() -> None:
+    shown = jnp.ones((3, 4, 2, 1))
+    expert = reference_episodes(episodes_seen(shown, np.full((3, 2), 4)))
+    some = rollout(np.zeros((4, 3, 2)), np.zeros((4, 3), bool), jnp.full((4, 3, 2, 1), 3.0))
+    away = some.replace(active=some.active.at[:, :, 1].set(False).at[:, 0, 0].set(False))
+    distance, known = trajectory_gap(expert, away)
+    np.testing.assert_array_equal(known, [True, False])
+    # Four steps of two units each in the two environments that are left.
+    np.testing.assert_allclose(distance[0], 8.0, rtol=1e-5)
+
+
+def test_with_another_expert_the_gap_starts_again() -> None:
+    first, second = Yardstick(returns=jnp.array([-10.0])), Yardstick(returns=jnp.array([15.0]))
+    over = rollout([[[2.0]]], [[True]])
+    gap = measure_gap(Gap.unknown(1), "return_gap", first, over)
+    np.testing.assert_array_equal(gap.share(), [0])
+    gap = measure_gap(gap, "return_gap", second, over)
+    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share()[0]], [13, 13, 1])
 
 
 def test_the_weight_by_trajectories_is_in_the_metrics_for_each_agent() -> None:
@@ -213,7 +266,7 @@ def test_the_weight_by_trajectories_is_in_the_metrics_for_each_agent() -> None:
     shown = expert_episodes(demonstrations([1] * EPISODES, [0.0] * EPISODES))
     # All there is to see is the number 1: one expert saw just that, the other something else.
     seen = jnp.ones((8, 4, 2, 1)).at[:, :, 1].set(3.0)
-    yardstick = Yardstick(jnp.zeros(2), ReferenceEpisodes(seen, jnp.full((8, 2), 4, jnp.int32)))
+    yardstick = Yardstick(jnp.zeros(2), reference_episodes(episodes_seen(seen, np.full((8, 2), 4))))
     experts = Experts(samples=shown, yardstick=yardstick)
     _, metrics = learn(environment, experts, adapt="dtw", expert_weight=0.5, updates=3)
     np.testing.assert_allclose(metrics["expert_weight"], [0.0, 0.5], rtol=1e-5)

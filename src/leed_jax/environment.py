@@ -1,9 +1,8 @@
 """The environment seam: what the engine asks of an environment, and nothing about any one of them.
 
 An environment is an immutable, hashable object (a frozen dataclass is the natural form) whose `reset` and `step` are
-pure,
-jittable functions on arrays with the agents on the leading axis. See `envs/mpe_spread.py` for one to start from and
-`leed_jax.testing.check_environment` for the contract that every one is put through.
+pure, jittable functions on arrays with the agents on the leading axis. See `envs/mpe_spread.py` for one to start from
+and `leed_jax.testing.check_environment` for the contract that every one is put through.
 """
 
 import dataclasses

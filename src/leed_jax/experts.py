@@ -16,11 +16,13 @@ class Outcome:
         reward: what the agent earned.
         active: whether it took part in the step.
         terminated: whether the step ended its task.
+        undisturbed: whether it did what it is to imitate, so that what came of it says something about that.
     """
 
     reward: Float[Array, "*B"]
     active: Bool[Array, "*B"]
     terminated: Bool[Array, "*B"]
+    undisturbed: Bool[Array, "*B"]
 
 
 @struct.dataclass
@@ -53,10 +55,12 @@ class ReferenceEpisodes:
     Attributes:
         observation: what each agent saw.
         length: how many steps there are for each agent; what comes after is padding.
+        apart: how far two of them lie apart, on average, for each agent; see `leed_jax.gap.reference_episodes`.
     """
 
     observation: Float[Array, "K T A O"]
     length: Int[Array, "K A"]
+    apart: Float[Array, "A"]
 
 
 @struct.dataclass
@@ -129,6 +133,8 @@ def expert_episodes(demonstrations: Trajectory) -> ExpertSamples:
     """
     usable = jnp.moveaxis(_usable(demonstrations), 1, 0)
     worth_drawing = jnp.any(usable, axis=0)
+    same = demonstrations.action == demonstrations.taken
+    undisturbed = jnp.all(same.reshape(*demonstrations.active.shape, -1), axis=-1)
     return ExpertSamples(
         observation=jnp.moveaxis(demonstrations.observation, 1, 0),
         available_actions=jnp.moveaxis(demonstrations.available_actions, 1, 0),
@@ -140,6 +146,7 @@ def expert_episodes(demonstrations: Trajectory) -> ExpertSamples:
             reward=jnp.moveaxis(demonstrations.reward, 1, 0),
             active=jnp.moveaxis(demonstrations.active, 1, 0),
             terminated=jnp.moveaxis(demonstrations.terminated, 1, 0),
+            undisturbed=jnp.moveaxis(undisturbed, 1, 0),
         ),
     )
 

@@ -6,6 +6,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from leed_jax.experts import ReferenceEpisodes, Yardstick
+from leed_jax.instructions import Trajectory
 from leed_jax.objectives import dynamic_time_warping, remaining_share
 from leed_jax.rollout import Rollout
 
@@ -21,17 +22,19 @@ class Gap:
         now: the distance now.
         initial: the first one that was measured.
         measured: whether there has been one.
+        against: the return of the expert that it was measured against; with another expert it starts again.
     """
 
     now: Float[Array, "A"]
     initial: Float[Array, "A"]
     measured: Bool[Array, "A"]
+    against: Float[Array, "A"]
 
     @classmethod
     def unknown(cls, num_agents: int) -> "Gap":
         """Nothing measured yet."""
         nothing = jnp.zeros(num_agents)
-        return cls(nothing, nothing, jnp.zeros(num_agents, bool))
+        return cls(nothing, nothing, jnp.zeros(num_agents, bool), nothing)
 
     def share(self) -> Float[Array, "A"]:
         """What is left of the way; all of it as long as nothing has been measured."""
@@ -44,7 +47,13 @@ class Gap:
             now=jnp.where(known, smoothed, self.now),
             initial=jnp.where(self.measured | ~known, self.initial, distance),
             measured=self.measured | known,
+            against=self.against,
         )
+
+    def facing(self, yardstick: Yardstick) -> "Gap":
+        """The same if it was measured against this expert, and nothing measured yet if against another one."""
+        changed = jnp.any(self.against != yardstick.returns)
+        return self.replace(measured=self.measured & ~changed, against=yardstick.returns)  # type: ignore[attr-defined]
 
 
 def measure_gap(gap: Gap, adapt: str, yardstick: Yardstick | None, rollout: Rollout) -> Gap:
@@ -58,9 +67,9 @@ def measure_gap(gap: Gap, adapt: str, yardstick: Yardstick | None, rollout: Roll
         rollout: what the learners did.
     """
     if adapt == "return_gap" and yardstick is not None:
-        return _return_gap(gap, yardstick, rollout)
+        return _return_gap(gap.facing(yardstick), yardstick, rollout)
     if adapt == "dtw" and yardstick is not None and yardstick.episodes is not None:
-        return gap.with_measurement(trajectory_gap(yardstick.episodes, rollout), jnp.ones_like(gap.measured))
+        return gap.facing(yardstick).with_measurement(*trajectory_gap(yardstick.episodes, rollout))
     return gap
 
 
@@ -71,30 +80,47 @@ def _return_gap(gap: Gap, yardstick: Yardstick, rollout: Rollout) -> Gap:
     return gap.with_measurement(yardstick.returns - own, jnp.broadcast_to(episodes > 0, gap.measured.shape))
 
 
-def trajectory_gap(expert: ReferenceEpisodes, rollout: Rollout) -> Float[Array, "A"]:
+def reference_episodes(demonstrations: Trajectory) -> ReferenceEpisodes:
+    """An expert's episodes to compare with, and how far each of them lies from the next one.
+
+    Args:
+        demonstrations: at least two episodes with one leading axis, `[K, T, ...]`.
+    """
+    shown, length = demonstrations.observation, jnp.sum(demonstrations.active, axis=1, dtype=jnp.int32)
+    apart = _distances(shown, jnp.roll(shown, -1, axis=0), length, jnp.roll(length, -1, axis=0))
+    return ReferenceEpisodes(shown, length, jnp.mean(apart, axis=0))
+
+
+def trajectory_gap(expert: ReferenceEpisodes, rollout: Rollout) -> tuple[Float[Array, "A"], Bool[Array, "A"]]:
     """By how much learner and expert lie further apart than two episodes of the expert's do, for each agent.
 
         d_i = mean_k DTW(x_k, y_k) - mean_k DTW(y_k, y_{k+1})
 
-    with x_k what agent i saw in environment k from the start of the rollout to the end of that episode, and y_k what it
-    saw in the expert's episode k. Episodes that start in different places lie apart even if the agents behave alike,
-    hence the second term. With rollouts of just an episode's length both are whole episodes.
+    with x_k what agent i saw in environment k from the start of the rollout to its own end in that episode, and y_k
+    what it saw in the expert's episode k. Episodes that start in different places lie apart even if the agents behave
+    alike, hence the second term. With rollouts of just an episode's length both are whole episodes.
 
     Source: the use of the distance is that of RELED (arXiv 2511.19368); the second term is this project's.
+
+    Returns:
+        The distances, and for which agents there are any: one that takes no part where the rollout begins has none.
     """
-    shown, length = expert.observation, expert.length
-    count, size = shown.shape[0], shown.shape[-1]
+    count, size = expert.observation.shape[0], expert.observation.shape[-1]
     own = jnp.moveaxis(rollout.seen[:, :count, :, :size], 1, 0)
-    over = rollout.episode_over[:, :count]
-    steps = jnp.where(jnp.any(over, axis=0), 1 + jnp.argmax(over, axis=0), over.shape[0])
-    to_expert = _distances(own, shown, jnp.broadcast_to(steps[:, None], length.shape), length)
-    within = _distances(shown, jnp.roll(shown, -1, axis=0), length, jnp.roll(length, -1, axis=0))
-    return to_expert - within
+    over = rollout.episode_over[:, :count, None] | rollout.terminated[:, :count]
+    steps = jnp.where(jnp.any(over, axis=0), 1 + jnp.argmax(over, axis=0), over.shape[0]).astype(jnp.int32)
+    distance, there = _distances(own, expert.observation, steps, expert.length), rollout.active[0, :count]
+    number = jnp.sum(there, axis=0)
+    mean = jnp.sum(jnp.where(there, distance, 0.0), axis=0) / jnp.maximum(number, 1)
+    return mean - expert.apart, number > 0
 
 
 def _distances(
-    left: Float[Array, "K M A O"], right: Float[Array, "K N A O"], left_length: Int[Array, "K A"], right_length: Array
-) -> Float[Array, "A"]:
-    """The mean distance over pairs, for each agent."""
+    left: Float[Array, "K M A O"],
+    right: Float[Array, "K N A O"],
+    left_length: Int[Array, "K A"],
+    right_length: Int[Array, "K A"],
+) -> Float[Array, "K A"]:
+    """The distance of each pair, for each agent."""
     over_agents = jax.vmap(dynamic_time_warping, in_axes=(1, 1, 0, 0))
-    return jnp.mean(jax.vmap(over_agents)(left, right, left_length, right_length), axis=0)
+    return jax.vmap(over_agents)(left, right, left_length, right_length)

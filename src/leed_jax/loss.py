@@ -219,7 +219,8 @@ def demonstrated_advantages(
     """Advantages of an expert's actions over the learner's own critic, and where they are known.
 
     They are estimated as those of the learner's own actions are. What an episode's last action led to is not recorded:
-    unless it ended the agent's task, its advantage is not known, and the step before it bootstraps from its value.
+    unless it ended the agent's task, its advantage is not known, and the step before it bootstraps from its value. Nor
+    is that of an action in whose place noise put another one. Noise in later steps is part of what followed.
 
     Args:
         expert: whole episodes, without the axis of agents.
@@ -236,4 +237,4 @@ def demonstrated_advantages(
     following = jnp.where(unknown, 0.0, following)
     estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
     advantage: Any = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, value, following, terminated, last)
-    return advantage, active & ~unknown
+    return advantage, active & ~unknown & expert.outcome.undisturbed

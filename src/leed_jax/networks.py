@@ -109,7 +109,10 @@ def of_agents(stacked: Any, groups: Sequence[int]) -> Any:
 
 
 def mean_of_groups(per_agent: Any, groups: Sequence[int]) -> Any:
-    """The mean over each group's agents, of gradients for instance: `[A, ...]` becomes `[G, ...]`."""
+    """The mean over each group's agents, of gradients for instance: `[A, ...]` becomes `[G, ...]`.
+
+    So agents count alike in what they share, however many of their samples there are.
+    """
     if tuple(groups) == tuple(range(len(groups))):
         return per_agent
     sizes = np.bincount(groups)

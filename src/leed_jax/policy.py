@@ -276,4 +276,6 @@ class Policy:
     def _apply(self, network: Any, parameters: Parameters, memory: Any, seen: Array, start: Array) -> tuple[Any, Array]:
         if self.memory_size:
             return network.apply(parameters, memory, seen, start)
-        return memory, jnp.asarray(network.apply(parameters, seen))
+        # One axis for all samples: gradients of products of matrices with two take a third longer on CPU.
+        output = jnp.asarray(network.apply(parameters, seen.reshape(-1, seen.shape[-1])))
+        return memory, output.reshape(*seen.shape[:-1], output.shape[-1])

@@ -19,8 +19,8 @@ from leed_jax.environment import Environment
 from leed_jax.environment_class import check_contract, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError
 from leed_jax.evaluate import play
-from leed_jax.experts import Experts, ReferenceEpisodes, Yardstick, expert_episodes
-from leed_jax.instructions import Trajectory
+from leed_jax.experts import Experts, Yardstick, expert_episodes
+from leed_jax.gap import reference_episodes
 from leed_jax.loss import Metrics
 
 # Undisturbed episodes of the expert: those whose mean return an adaptive weight goes by, and those that are compared.
@@ -128,23 +128,21 @@ def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
 
 def _yardstick(config: Config, demonstrations: DemonstrationSet) -> Yardstick | None:
     """What the expert does by itself, if the weight of its term goes by that."""
-    if config.expert.adapt == "none":
+    if config.expert.adapt == "none" or config.algorithm == "bc":
         return None
-    wanted, in_loop = config.demonstrations, config.expert.source == "instructions"
-    how: dict[str, Any] = {
-        "plans": wanted.plans,
-        "noise": 0.0 if in_loop else wanted.noise,
-        "noise_from": 0.0 if in_loop else wanted.noise_from,
-        "label": "instructed" if in_loop else wanted.label,
-    }
-    key = jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9)
-    returns = demonstrations.imitated_returns(key, _RETURN_EPISODES, **how)
+    wanted = config.demonstrations
+    how: dict[str, Any] = {"plans": wanted.plans}
+    if config.expert.source == "arrays":
+        # Recorded arrays have the noise that they were recorded with.
+        recorded = wanted.episodes is None
+        how["noise"] = demonstrations.manifest["recorded"]["noise"] if recorded else wanted.noise
+        how |= {"noise_from": 0.0 if recorded else wanted.noise_from, "label": wanted.label}
+    returns_key, shown_key = jax.random.split(jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9))
+    returns = demonstrations.imitated_returns(returns_key, _RETURN_EPISODES, **how)
     if config.expert.adapt == "return_gap":
         return Yardstick(returns)
     count = min(_COMPARED_EPISODES, config.num_envs)
-    shown: Trajectory = demonstrations.trajectories(key, count, **how)
-    length = jnp.sum(shown.active, axis=1, dtype=jnp.int32)
-    return Yardstick(returns, ReferenceEpisodes(shown.observation, length))
+    return Yardstick(returns, reference_episodes(demonstrations.trajectories(shown_key, count, **how)))
 
 
 def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:

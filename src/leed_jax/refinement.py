@@ -69,7 +69,7 @@ class Refinement:
     """Asks for better plans beside a training run, and has the program learn from them.
 
     Args:
-        setup: the run, with algorithm=leed.
+        setup: the run, with an algorithm that imitates.
         program: its training.
         directory: its directory.
     """

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from leed_jax.cli import StopSignals
@@ -22,7 +22,7 @@ from leed_jax.report.animation import draw_episodes
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.curve import draw_learning_curve
 from leed_jax.report.directory import ANIMATION, CURVE, RunDirectory, choose_path
-from leed_jax.report.metrics import MetricsWriter, Row, cut_back, mean_or_none, metric_rows, read_metrics
+from leed_jax.report.metrics import MetricsWriter, Row, cut_back, mean_or_none, metric_rows, plain, read_metrics
 from leed_jax.report.progress import ProgressReport, Status
 from leed_jax.report.summary import print_summary, write_summary
 from leed_jax.version import __version__
@@ -327,11 +327,11 @@ def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
         "wall_s": wall_s,
         "compile_s": round(run.program.compile_s, 6),
         "steps_per_s": round(steps * config.num_seeds / wall_s, 1),
-        "return_per_agent": [_finite(value) for value in jnp.mean(greedy, axis=-1)],
-        "return_of_agents": [[_finite(value) for value in agents] for agents in greedy],
-        "stochastic_return_per_agent": [_finite(value) for value in jnp.mean(sampled, axis=-1)],
-        "random_return_per_agent": _finite(at_random(key)),
-        "instructions_return_per_agent": None if instructions is None else _finite(instructions),
+        "return_per_agent": plain(np.mean(np.asarray(greedy), axis=-1)),
+        "return_of_agents": plain(np.asarray(greedy)),
+        "stochastic_return_per_agent": plain(np.mean(np.asarray(sampled), axis=-1)),
+        "random_return_per_agent": plain(at_random(key)),
+        "instructions_return_per_agent": None if instructions is None else plain(instructions),
         "evaluation_episodes": episodes,
         "num_agents": setup.environment.num_agents,
         "seeds": [config.seed + index for index in range(config.num_seeds)],
@@ -340,8 +340,3 @@ def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
         "versions": {"leed_jax": __version__, "jax": jax.__version__},
         "device": describe_device(),
     }
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -23,6 +23,7 @@ from leed_jax.hyper import Hyper, TrainSettings
 from leed_jax.loss import AgentBatch, Metrics, Standing, agent_batches, agent_loss
 from leed_jax.networks import mean_of_groups
 from leed_jax.objectives import expert_weight
+from leed_jax.objectives.q_learning import linear_schedule
 from leed_jax.policy import Policy, PolicyParameters
 from leed_jax.rollout import Actors, collect, start_actors
 
@@ -58,7 +59,7 @@ def init_state(environment: Environment, policy: Policy, settings: TrainSettings
     parameters = policy.init_agents(parameter_key)
     return TrainState(
         parameters=parameters,
-        optimiser_state=jax.vmap(_optimiser(0.0, 1.0).init)(parameters),
+        optimiser_state=jax.vmap(optimiser(0.0, 1.0).init)(parameters),
         actors=start_actors(environment, actor_key, settings.num_envs, policy.empty_memory(settings.num_envs)),
         gap=Gap.unknown(environment.num_agents),
         key=train_key,
@@ -101,8 +102,8 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         yardstick = None if experts is None else experts.yardstick
         gap = measure_gap(state.gap, settings.expert_adapt, yardstick, rollout)
         batch, seen_by_all = agent_batches(rollout, state.actors.memory, hyper)
-        update = _Update(policy, settings, state, gap, experts, hyper)
-        parameters, optimiser_state, metrics = update.learn(batch, seen_by_all, learn_key)
+        learner = _Update(policy, settings, state, gap, experts, hyper)
+        parameters, optimiser_state, metrics = learner.learn(batch, seen_by_all, learn_key)
         episodes = jnp.sum(rollout.episode_over)
         ended = jnp.where(rollout.episode_over[..., None], rollout.episode_return, 0.0)
         metrics |= {"episodes": episodes, "return_sum": jnp.sum(ended, axis=(0, 1))}
@@ -131,7 +132,8 @@ def summarised(state: Any, metrics: Metrics) -> tuple[Any, Metrics]:
     return state, means
 
 
-def _optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransformation:
+def optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980) behind a bound on the gradient's global norm; both may be traced."""
     # Adam's epsilon of 1e-5 is that of PPO's reference implementations.
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
 
@@ -150,9 +152,9 @@ class _Update:
     ) -> None:
         self._policy, self._settings, self._state, self._hyper = policy, settings, state, hyper
         self._samples = None if experts is None else experts.samples
-        progress = jnp.minimum(state.update / hyper.total_updates, 1.0)
-        learning_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay * progress)
-        self._optimiser = _optimiser(learning_rate, hyper.max_grad_norm)
+        final_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay)
+        learning_rate = linear_schedule(state.update, hyper.learning_rate, final_rate, hyper.total_updates)
+        self._optimiser = optimiser(learning_rate, hyper.max_grad_norm)
         weight = expert_weight(settings.expert_schedule, hyper.expert_weight, state.update, hyper.expert_decay_updates)
         self._standing = Standing(
             agent=jnp.arange(policy.num_agents),

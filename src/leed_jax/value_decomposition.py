@@ -23,7 +23,7 @@ from leed_jax.loss import Metrics
 from leed_jax.objectives import value_loss, weighted_mean
 from leed_jax.objectives.q_learning import double_q_value, linear_schedule, team_target
 from leed_jax.replay_buffer import ReplayBuffer, add_round, empty_buffer, sample_items
-from leed_jax.train import summarised
+from leed_jax.train import optimiser, summarised
 from leed_jax.value_networks import Mixer, QNetwork, QParameters, explore, joint_values, q_chooser
 
 __all__ = [
@@ -205,7 +205,7 @@ def init_q_state(environment: Environment, network: QNetwork, settings: QSetting
         parameters=parameters,
         # A copy, as a buffer cannot be given away twice.
         target_parameters=jax.tree.map(jnp.copy, parameters),
-        optimiser_state=_optimiser(0.0, 1.0).init(parameters),
+        optimiser_state=optimiser(0.0, 1.0).init(parameters),
         buffer=empty_buffer(transitions, settings.buffer_size // settings.steps_per_update),
         actors=actors,
         key=train_key,
@@ -253,10 +253,6 @@ def make_q_chunk(environment: Environment, network: QNetwork, settings: QSetting
         return summarised(*jax.lax.scan(body, state, None, length=settings.updates_per_chunk))
 
     return train_chunk
-
-
-def _optimiser(learning_rate: Any, max_grad_norm: Any) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
 
 
 def _collect(
@@ -322,7 +318,7 @@ def _learn(
     """Run the steps of learning of one update; `key` is consumed."""
     final_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay)
     learning_rate = linear_schedule(state.update, hyper.learning_rate, final_rate, hyper.total_updates)
-    optimiser = _optimiser(learning_rate, hyper.max_grad_norm)
+    adam = optimiser(learning_rate, hyper.max_grad_norm)
 
     def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Metrics]:
         parameters, target_parameters, optimiser_state = carry
@@ -330,7 +326,7 @@ def _learn(
         target = _targets(network, settings, parameters, target_parameters, batch, hyper)
         loss = functools.partial(_loss, network, settings, batch=batch, target=target)
         gradient, metrics = jax.grad(loss, has_aux=True)(parameters)
-        updates, optimiser_state = optimiser.update(gradient, optimiser_state, parameters)
+        updates, optimiser_state = adam.update(gradient, optimiser_state, parameters)
         parameters = optax.apply_updates(parameters, updates)
         target_parameters = optax.incremental_update(parameters, target_parameters, hyper.target_rate)
         return (parameters, target_parameters, optimiser_state), metrics

@@ -58,7 +58,7 @@ class QNetwork:
             )
 
     @property
-    def group_of_agent(self) -> tuple[int, ...]:
+    def agent_groups(self) -> tuple[int, ...]:
         """The number of each agent's group."""
         return self.groups or tuple(range(self.num_agents))
 
@@ -69,17 +69,17 @@ class QNetwork:
     def init(self, key: PRNGKeyArray) -> Parameters:
         """Draw a network for each group, stacked; `key` is consumed."""
         size = self.observation_size + self.num_agents * self.agent_id
-        keys = jax.random.split(key, max(self.group_of_agent) + 1)
+        keys = jax.random.split(key, max(self.agent_groups) + 1)
         return init_stacked(lambda k: self._module.init(k, jnp.zeros(size)), keys)
 
     def values(self, parameters: Parameters, observation: Float[Array, "*B A O"]) -> Float[Array, "*B A N"]:
         """Each agent's own value of each of its actions."""
         if self.agent_id:
             observation = with_agent_id(observation)
-        if not any(self.group_of_agent):
+        if not any(self.agent_groups):
             # One network for all: a single large product of matrices, faster than one for each agent.
             return jnp.asarray(self._module.apply(jax.tree.map(lambda x: x[0], parameters), observation))
-        own = of_agents(parameters, self.group_of_agent)
+        own = of_agents(parameters, self.agent_groups)
         return jnp.asarray(jax.vmap(self._module.apply, in_axes=(0, -2), out_axes=-2)(own, observation))
 
 

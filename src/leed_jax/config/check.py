@@ -76,10 +76,12 @@ def _check_networks(config: Config) -> None:
         network.memory == "none" or config.algorithm not in VALUE_BASED,
         f"network.memory={network.memory}: algorithm={config.algorithm} has feed-forward networks; use memory=none.",
     )
-    samples = config.q_learning
+    needed = max(config.q_learning.batch_size, config.steps_per_update)
     _require(
-        samples.buffer_size >= samples.batch_size,
-        f"q_learning.buffer_size={samples.buffer_size} is less than q_learning.batch_size={samples.batch_size}.",
+        config.algorithm not in VALUE_BASED or config.q_learning.buffer_size >= needed,
+        f"q_learning.buffer_size={config.q_learning.buffer_size}: it has to hold at least an update's num_envs x "
+        f"rollout_steps = {config.steps_per_update} transitions, and q_learning.batch_size="
+        f"{config.q_learning.batch_size}.",
     )
 
 
@@ -89,6 +91,11 @@ def _check_expert(config: Config) -> None:
         expert.term == "likelihood" or expert.source == "arrays",
         f"expert.term={expert.term} needs the rewards that followed the expert's actions, and expert.source="
         f"{expert.source} has none; use expert.source=arrays, or expert.term=likelihood.",
+    )
+    _require(
+        expert.adapt != "dtw" or config.num_envs > 1,
+        "expert.adapt=dtw compares episodes side by side, and num_envs=1 leaves a single one; raise it, or use "
+        "expert.adapt=return_gap.",
     )
     _require(
         demonstrations.noise_from <= demonstrations.noise,
@@ -126,6 +133,12 @@ def _check_refinement(config: Config) -> None:
 
 def _check_batches(config: Config) -> None:
     samples, parts = config.steps_per_update, config.ppo.minibatches
+    _require(
+        config.total_steps >= samples,
+        f"total_steps={config.total_steps} is less than one update takes: num_envs x rollout_steps = {samples}.",
+    )
+    if config.algorithm in VALUE_BASED:
+        return
     if config.network.memory != "none":
         _require(
             config.num_envs % parts == 0,
@@ -136,10 +149,6 @@ def _check_batches(config: Config) -> None:
         samples % parts == 0,
         f"ppo.minibatches={parts}: the {samples} samples of an update (num_envs x rollout_steps = {config.num_envs} x "
         f"{config.rollout_steps}) cannot be cut into {parts} equal parts; choose a divisor of {samples}.",
-    )
-    _require(
-        config.total_steps >= samples,
-        f"total_steps={config.total_steps} is less than one update takes: num_envs x rollout_steps = {samples}.",
     )
 
 

@@ -96,7 +96,7 @@ class QLearningConfig:
 
 @dataclasses.dataclass
 class ExpertConfig:
-    """The expert term of algorithms leed and bc; the others have none.
+    """The expert term of algorithms leed and bc; the others have none. Of bc it is all, with a constant weight.
 
     Attributes:
         source: arrays, samples of demonstrations; or instructions, what the plans say in the learners' own states.

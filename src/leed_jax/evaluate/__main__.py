@@ -1,6 +1,7 @@
 """`python -m leed_jax.evaluate RUN`: what a run's policies earn on fresh episodes, greedy and stochastic."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -21,11 +22,12 @@ from leed_jax.files import write_whole
 from leed_jax.program import Program, Setup, memory_errors, prepare
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.curve import interquartile_mean
-from leed_jax.report.directory import read_config
+from leed_jax.report.directory import CHECKPOINTS, read_config
+from leed_jax.report.metrics import plain
 
 ABOUT = """
 Evaluate the policies of a run, finished or not, on fresh episodes: every agent taking its most probable action, and
-every agent sampling. Beside them stand the instructions that the run learnt from, and random actions.
+every agent sampling. Beside them stand the instructions that the run started with, and random actions.
 """
 
 EXAMPLES = """
@@ -123,7 +125,14 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
 
 
 def _restore(path: Path, setup: Setup, which: str) -> tuple[int, Any]:
-    checkpoints = Checkpoints(path)
+    if not (path / CHECKPOINTS).is_dir():
+        raise RunDirectoryError(f"{path} has no checkpoint yet; let the run go on.")
+    with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
+        chunk = _chosen(path, checkpoints, which)
+        return chunk, checkpoints.restore(chunk, Program(setup).abstract_state).parameters
+
+
+def _chosen(path: Path, checkpoints: Checkpoints, which: str) -> int:
     known = {"last": checkpoints.latest(), "best": checkpoints.best()}
     chunk = known[which] if which in known else int(which) if which.isdecimal() else None
     if which not in known and chunk is None:
@@ -132,9 +141,7 @@ def _restore(path: Path, setup: Setup, which: str) -> tuple[int, Any]:
     if chunk is None or chunk not in there:
         shown = ", ".join(map(str, there)) or "none"
         raise RunDirectoryError(f"{path} has no checkpoint {which} (there: {shown}); let the run go on, or name one.")
-    state = checkpoints.restore(chunk, Program(setup).abstract_state)
-    checkpoints.close()
-    return chunk, state.parameters
+    return chunk
 
 
 def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
@@ -159,10 +166,10 @@ def _summed_up(returns: np.ndarray, measures: dict[str, np.ndarray]) -> dict[str
     """Sum up returns `[S, E, A]` and measures `[S, E]`."""
     teams = returns.mean(axis=-1, dtype=np.float64)
     return {
-        "return_per_agent": [float(value) for value in teams.mean(axis=1)],
-        "standard_error": [float(value) for value in teams.std(axis=1, ddof=1) / np.sqrt(teams.shape[1])],
-        "return_of_agents": [[float(x) for x in row] for row in returns.mean(axis=1, dtype=np.float64)],
-        "measures": {name: [float(x) for x in value.mean(axis=1)] for name, value in measures.items()},
+        "return_per_agent": plain(teams.mean(axis=1)),
+        "standard_error": plain(teams.std(axis=1, ddof=1) / np.sqrt(teams.shape[1])),
+        "return_of_agents": plain(returns.mean(axis=1, dtype=np.float64)),
+        "measures": {name: plain(value.mean(axis=1)) for name, value in measures.items()},
     }
 
 
@@ -194,15 +201,16 @@ def _print(found: dict[str, Any], path: Path) -> None:
 
 
 def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
-    returns = np.array(figures["return_per_agent"])
-    spread = f"{figures['standard_error'][0]:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
-    agents = interquartile_mean(np.array(figures["return_of_agents"]).T)
+    returns = np.array(figures["return_per_agent"], np.float64)
+    error = np.array(figures["standard_error"], np.float64)[0]
+    spread = f"{error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
+    agents = interquartile_mean(np.array(figures["return_of_agents"], np.float64).T)
     measured = [figures["measures"].get(name) for name in names]
     return [
         f"{interquartile_mean(returns):.2f}",
         spread,
         " ".join(f"{value:.2f}" for value in agents),
-        *("" if value is None else f"{np.mean(value):.2f}" for value in measured),
+        *("" if value is None else f"{np.mean(np.array(value, np.float64)):.2f}" for value in measured),
     ]
 
 

@@ -30,7 +30,8 @@ def normalise(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, "
         weight: 0 leaves a number out of mean and deviation, and makes it 0.
     """
     # The mean of equal numbers may differ from them by rounding, which the division would blow up; that of zeros is 0.
-    x = jnp.where(weight > 0, x - x[jnp.argmax(weight > 0)], 0.0)
+    # Any number near them serves, so the largest of those with weight.
+    x = jnp.where(weight > 0, x - jnp.max(x, where=weight > 0, initial=-jnp.inf), 0.0)
     x = jnp.where(weight > 0, x - weighted_mean(x, weight), 0.0)
     return x / (jnp.sqrt(weighted_mean(jnp.square(x), weight)) + 1e-8)
 

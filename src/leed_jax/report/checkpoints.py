@@ -19,22 +19,28 @@ class Checkpoints:
     """Checkpoints of one run, numbered by the chunks that went before them.
 
     Writing is asynchronous and atomic: a process that is killed at any moment leaves the checkpoint before in place.
+
+    Args:
+        directory: the run directory.
+        read_only: touch nothing, as another process may be writing there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         import orbax.checkpoint as ocp  # noqa: PLC0415 - takes a second, and errors in what was asked for come first
         from orbax.checkpoint import checkpoint_managers as policies  # noqa: PLC0415
 
         self._args = ocp.args
-        self._directory = (directory / CHECKPOINTS).absolute()
+        self._directory, self._read_only = (directory / CHECKPOINTS).absolute(), read_only
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
         # A directory that was being removed file by file when the process was killed would pass for a checkpoint, so it
         # is renamed first and removed afterwards.
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics["score"],
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-            cleanup_tmp_directories=True,
-            todelete_subdir=_DISCARDED,
+            cleanup_tmp_directories=not read_only,
+            todelete_subdir=None if read_only else _DISCARDED,
+            create=not read_only,
+            read_only=read_only,
         )
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
@@ -73,13 +79,15 @@ class Checkpoints:
         wanted = _named_leaves(abstract_state)
         try:
             found = self._manager.item_metadata(chunk)
-            if {name: found[name].shape for name in found} != {name: leaf.shape for name, leaf in wanted.items()}:
-                raise ValueError("it holds arrays of other shapes")
+            kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+            if {name: (found[name].shape, found[name].dtype) for name in found} != kinds:
+                raise ValueError("it holds other arrays")
             leaves = self._manager.restore(chunk, args=self._args.StandardRestore(wanted))
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or foreign checkpoint
             raise RunDirectoryError(
-                f"checkpoint {self._directory / str(chunk)} cannot be used ({type(error).__name__}): it is damaged, or "
-                "config.yaml was changed since. Restore what was there, or start a new run."
+                f"checkpoint {self._directory / str(chunk)} cannot be used ({type(error).__name__}): it is damaged, "
+                "config.yaml was changed since, or another version of leed_jax wrote it. Restore what was there, or "
+                "start a new run."
             ) from error
         paths, structure = jax.tree.flatten_with_path(abstract_state)
         whole = [_typed(leaves.get(_name(path)), leaf) for path, leaf in paths]
@@ -96,7 +104,8 @@ class Checkpoints:
         self._sweep()
 
     def _sweep(self) -> None:
-        shutil.rmtree(self._directory / _DISCARDED, ignore_errors=True)
+        if not self._read_only:
+            shutil.rmtree(self._directory / _DISCARDED, ignore_errors=True)
 
 
 def _named_leaves(state: Any) -> dict[str, Any]:

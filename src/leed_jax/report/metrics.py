@@ -36,19 +36,19 @@ def metric_rows(metrics: Mapping[str, np.ndarray], common: Mapping[str, Any], fi
         {
             **common,
             "seed": first_seed + index,
-            "return_per_agent": _plain(np.mean(returns[index], dtype=np.float64)),
-            "return_of_agents": _plain(returns[index]),
-            **({} if greedy is None else {"greedy_return_per_agent": _plain(np.mean(greedy[index], dtype=np.float64))}),
-            **{name: _plain(value[index]) for name, value in sorted(losses.items())},
+            "return_per_agent": plain(np.mean(returns[index], dtype=np.float64)),
+            "return_of_agents": plain(returns[index]),
+            **({} if greedy is None else {"greedy_return_per_agent": plain(np.mean(greedy[index], dtype=np.float64))}),
+            **{name: plain(value[index]) for name, value in sorted(losses.items())},
         }
         for index in range(len(returns))
     ]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers and lists of numbers, None for those that are not finite."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     number = float(value)
     return number if math.isfinite(number) else None
 
