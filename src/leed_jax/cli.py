@@ -1,6 +1,7 @@
 """What the command lines share: errors become one paragraph and an exit status, flags, and signals that stop a run."""
 
 import dataclasses
+import io
 import logging
 import os
 import shutil
@@ -37,6 +38,31 @@ def exit_on_error(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def exit_printing(command: Callable[[], int]) -> int:
+    """Do as `exit_on_error` does with a command that prints what others wrote, and that others may stop reading.
+
+    Args:
+        command: what to run; it returns the exit status.
+
+    Returns:
+        Its exit status, 2 if what it prints cannot be written, or 141 if nobody reads on.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # There may be letters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = exit_on_error(command)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at its end, to where nothing can fail any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f"error: {error.strerror}", file=sys.stderr)
+        return ERROR_STATUS
+    return status
 
 
 def leave(status: int) -> NoReturn:

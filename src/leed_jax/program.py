@@ -134,9 +134,11 @@ def _yardstick(config: Config, demonstrations: DemonstrationSet) -> Yardstick | 
     how: dict[str, Any] = {"plans": wanted.plans}
     if config.expert.source == "arrays":
         # Recorded arrays have the noise that they were recorded with.
-        recorded = wanted.episodes is None
-        how["noise"] = demonstrations.manifest["recorded"]["noise"] if recorded else wanted.noise
-        how |= {"noise_from": 0.0 if recorded else wanted.noise_from, "label": wanted.label}
+        noise, least = wanted.noise, wanted.noise_from
+        if wanted.episodes is None:
+            recorded = demonstrations.manifest["recorded"]
+            noise, least = recorded["noise"], recorded.get("noise_from", 0.0)
+        how |= {"noise": noise, "noise_from": least, "label": wanted.label}
     returns_key, shown_key = jax.random.split(jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9))
     returns = demonstrations.imitated_returns(returns_key, _RETURN_EPISODES, **how)
     if config.expert.adapt == "return_gap":

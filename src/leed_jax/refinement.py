@@ -247,7 +247,8 @@ def conversation_settings(config: Config, used: DemonstrationSet) -> Config:
         recorded = manifest["recorded"]
         count = len(used.episodes(plans=wanted.plans).reward)
         generate = dataclasses.replace(generate, recorded_episodes=count)
-        wanted = dataclasses.replace(wanted, noise=recorded["noise"], seed=recorded["seed"])
+        least = recorded.get("noise_from", 0.0)
+        wanted = dataclasses.replace(wanted, noise=recorded["noise"], noise_from=least, seed=recorded["seed"])
     return dataclasses.replace(config, generate=generate, demonstrations=wanted)
 
 

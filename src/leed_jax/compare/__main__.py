@@ -1,14 +1,10 @@
 """`python -m leed_jax.compare RUN...`: finished runs side by side."""
 
 import argparse
-import io
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leed_jax.cli import exit_on_error, leave
+from leed_jax.cli import exit_printing, leave
 from leed_jax.compare import JSON, PICTURE, TABLE, Run, compare_runs, group, read_run, table, write_comparison
 from leed_jax.errors import ConfigurationError
 
@@ -42,17 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 141 if nobody reads on.
     """
     parsed = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A label may have letters that the terminal's encoding lacks.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        status = exit_on_error(lambda: _compare(parsed))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end, to where nothing can fail any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return status
+    return exit_printing(lambda: _compare(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -125,9 +125,9 @@ def _check_refinement(config: Config) -> None:
         f"generate.refresh_every={every}: algorithm={config.algorithm} learns from no demonstrations; leave it out.",
     )
     _require(
-        not every or config.llm.provider != "replay",
-        f"generate.refresh_every={every}: llm=replay knows no answers to new questions; name a model, as in llm=openai "
-        "llm.base_url=URL llm.model=NAME.",
+        not every or config.llm.provider not in ("replay", "random", "written"),
+        f"generate.refresh_every={every}: llm={config.llm.provider} knows no answers to new questions; name a model, as in "
+        "llm=openai llm.base_url=URL llm.model=NAME.",
     )
 
 

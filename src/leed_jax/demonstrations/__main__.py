@@ -1,16 +1,12 @@
 """`python -m leed_jax.demonstrations list|show|verify|replay|export`: demonstration sets at the command line."""
 
 import argparse
-import io
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leed_jax.cli import ERROR_STATUS, exit_on_error, leave
+from leed_jax.cli import exit_printing, leave
 from leed_jax.demonstrations.export import ABOUT, as_arrays, as_npz
 from leed_jax.demonstrations.format import read_manifest
 from leed_jax.demonstrations.loading import find_set, load_verified
@@ -46,20 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 141 if nobody reads on.
     """
     parsed = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A manifest may have letters that the terminal's encoding lacks.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        status = exit_on_error(lambda: parsed.run(parsed))
-        sys.stdout.flush()
-    except OSError as error:
-        # Python flushes once more at its end, to where nothing can fail any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 128 + signal.SIGPIPE
-        print(f"error: {error.strerror}", file=sys.stderr)
-        return ERROR_STATUS
-    return status
+    return exit_printing(lambda: parsed.run(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from leed_jax.cli import exit_on_error, leave
+from leed_jax.cli import exit_printing, leave
 from leed_jax.config import Config, check_config
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.evaluate.episodes import Chooser, measured_play, random_chooser
@@ -46,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; that of the process if None.
 
     Returns:
-        The exit status: 0, or 2 after an error in what was asked for.
+        The exit status: 0, 2 after an error in what was asked for, 141 if nobody reads on.
     """
     parsed = _parser().parse_args(arguments)
-    return exit_on_error(lambda: _main(parsed))
+    return exit_printing(lambda: _main(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,5 +214,4 @@ def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     leave(main())
