@@ -179,16 +179,16 @@ def rollout(episode_return: Any, over: Any, seen: Any = None) -> Rollout:
 def test_the_gap_is_that_of_the_episodes_that_ended_and_is_smoothed() -> None:
     yardstick = Yardstick(returns=jnp.array([10.0]))
     gap = Gap.unknown(1)
-    np.testing.assert_array_equal(gap.share(), [1])
+    np.testing.assert_array_equal(gap.share(1.0), [1])
     nobody = rollout([[[3.0], [4.0]]], [[False, False]])
     gap = measure_gap(gap, "return_gap", yardstick, nobody)
-    np.testing.assert_array_equal(gap.share(), [1])
+    np.testing.assert_array_equal(gap.share(1.0), [1])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[2.0], [99.0]]], [[True, False]]))
-    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share()[0]], [8, 8, 1])
+    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share(1.0)[0]], [8, 8, 1])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[5.0], [7.0]]], [[True, True]]))
     # (10 - 6) of (10 - 2), of which a tenth counts.
     np.testing.assert_allclose(gap.now, [8 + 0.1 * (4 - 8)], rtol=1e-6)
-    np.testing.assert_allclose(gap.share(), [(8 - 0.4) / 8], rtol=1e-6)
+    np.testing.assert_allclose(gap.share(1.0), [(8 - 0.4) / 8], rtol=1e-6)
     np.testing.assert_array_equal(measure_gap(gap, "return_gap", yardstick, nobody).now, gap.now)
     np.testing.assert_array_equal(measure_gap(gap, "none", yardstick, nobody).now, gap.now)
 
@@ -256,9 +256,9 @@ def test_with_another_expert_the_gap_starts_again() -> None:
     first, second = Yardstick(returns=jnp.array([-10.0])), Yardstick(returns=jnp.array([15.0]))
     over = rollout([[[2.0]]], [[True]])
     gap = measure_gap(Gap.unknown(1), "return_gap", first, over)
-    np.testing.assert_array_equal(gap.share(), [0])
+    np.testing.assert_array_equal(gap.share(1.0), [0])
     gap = measure_gap(gap, "return_gap", second, over)
-    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share()[0]], [13, 13, 1])
+    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share(1.0)[0]], [13, 13, 1])
 
 
 def test_the_weight_by_trajectories_is_in_the_metrics_for_each_agent() -> None:

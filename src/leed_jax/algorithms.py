@@ -134,6 +134,7 @@ def make_hyper(config: Config, total_updates: int) -> Hyper:
         max_grad_norm=ppo.max_grad_norm,
         expert_weight=expert.weight,
         expert_decay_updates=expert.decay_fraction * total_updates,
+        expert_adapt_below=expert.adapt_below,
         expert_temperature=expert.temperature,
         expert_max_sample_weight=expert.max_sample_weight,
     )

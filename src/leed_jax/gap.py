@@ -36,9 +36,9 @@ class Gap:
         nothing = jnp.zeros(num_agents)
         return cls(nothing, nothing, jnp.zeros(num_agents, bool), nothing)
 
-    def share(self) -> Float[Array, "A"]:
-        """What is left of the way; all of it as long as nothing has been measured."""
-        return jnp.where(self.measured, remaining_share(self.now, self.initial), 1.0)
+    def share(self, below: Float[Array, ""] | float) -> Float[Array, "A"]:
+        """What is left to learn, see `remaining_share`; everything as long as nothing has been measured."""
+        return jnp.where(self.measured, remaining_share(self.now, self.initial, below), 1.0)
 
     def with_measurement(self, distance: Float[Array, "A"], known: Bool[Array, "A"]) -> "Gap":
         """Take in another measurement, for the agents for which there is one."""

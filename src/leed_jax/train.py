@@ -159,7 +159,7 @@ class _Update:
         self._standing = Standing(
             agent=jnp.arange(policy.num_agents),
             earlier=policy.of_agents(state.parameters),
-            expert_weight=(0.0 if experts is None else weight) * gap.share(),
+            expert_weight=(0.0 if experts is None else weight) * gap.share(hyper.expert_adapt_below),
         )
 
     def learn(

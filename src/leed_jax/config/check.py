@@ -126,8 +126,8 @@ def _check_refinement(config: Config) -> None:
     )
     _require(
         not every or config.llm.provider not in ("replay", "random", "written"),
-        f"generate.refresh_every={every}: llm={config.llm.provider} knows no answers to new questions; name a model, as in "
-        "llm=openai llm.base_url=URL llm.model=NAME.",
+        f"generate.refresh_every={every}: llm={config.llm.provider} knows no answers to new questions; name a model, "
+        "as in llm=openai llm.base_url=URL llm.model=NAME.",
     )
 
 
@@ -212,6 +212,7 @@ _RANGES = {
     "q_learning.max_grad_norm": (1e-12, 1e12),
     "q_learning.reward_scale": (1e-12, 1e12),
     "evaluation.curve_episodes": (0, 10**6),
+    "expert.adapt_below": (1e-6, 1.0),
     "expert.temperature": (1e-6, 1e6),
     "expert.max_sample_weight": (1e-6, 1e6),
     "demonstrations.noise": (0.0, 1.0),

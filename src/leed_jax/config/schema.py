@@ -105,8 +105,9 @@ class ExpertConfig:
         weight: its weight at the start.
         schedule: how the weight falls: constant, linear, cosine or exponential.
         decay_fraction: share of the run over which it falls to nothing.
-        adapt: a factor of each agent's own: none; return_gap, the share of the way to the expert's return that is
+        adapt: a factor of each agent's own: none; return_gap, by the share of the way to the expert's return that is
             left; or dtw, the same for the distance of their episodes.
+        adapt_below: the factor is 1 until this share of the way is left, and falls to 0 from there.
         batch_size: expert samples per agent and minibatch.
         temperature: with term=advantage, the advantage that multiplies a sample's weight by e.
         max_sample_weight: with term=advantage, the largest weight of a sample.
@@ -118,6 +119,7 @@ class ExpertConfig:
     schedule: str = "linear"
     decay_fraction: float = 0.5
     adapt: str = "none"
+    adapt_below: float = 0.1
     batch_size: int = 256
     temperature: float = 1.0
     max_sample_weight: float = 20.0

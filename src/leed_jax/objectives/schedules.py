@@ -54,18 +54,25 @@ def expert_weight(schedule: str, initial: Scalar | float, update: Array, decay_u
     return initial * SCHEDULES[schedule](progress)
 
 
-def remaining_share(distance: Float[Array, "A"], initial: Float[Array, "A"]) -> Float[Array, "A"]:
-    """The share of the way to the expert that each agent still has before it.
+def remaining_share(
+    distance: Float[Array, "A"], initial: Float[Array, "A"], below: Scalar | float
+) -> Float[Array, "A"]:
+    """How much an agent still has to learn from its expert, by how far it is from it.
 
-        g_i = clip(d_i / d_i^0, 0, 1), and 0 where d_i^0 <= 0
+        g_i = clip(d_i / (b d_i^0), 0, 1), and 0 where d_i^0 <= 0
 
     With d the expert's return less the learner's, it is 0 from the moment at which a learner does as well as its
     expert, so that a bad expert is left alone; with d the distance of their trajectories, from the moment at which it
-    does the same.
+    does the same. It is 1 until the share b of the way is left: with b = 1 it falls from the start, and soon is so
+    small that the last steps are hardly learnt.
+
+    Source: the idea of a weight that goes by the difference of expert and agent is RELED's (arXiv 2511.19368); the
+    form is this project's.
 
     Args:
         distance: d, how far each learner is from its expert now.
         initial: d^0, how far it was at the beginning.
+        below: b, more than 0.
     """
     ahead = initial > 0
-    return jnp.where(ahead, jnp.clip(distance / jnp.where(ahead, initial, 1.0), 0.0, 1.0), 0.0)
+    return jnp.where(ahead, jnp.clip(distance / jnp.where(ahead, below * initial, 1.0), 0.0, 1.0), 0.0)
