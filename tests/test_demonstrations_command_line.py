@@ -216,6 +216,7 @@ def test_exports_are_executed_and_filtered_as_asked(capsys: Any, line_set: Path,
         assert json.loads(str(archive["metadata"]))["execution"] == {
             "episodes": 64,
             "noise": 1.0,
+            "noise_from": 0.0,
             "seed": 2,
             "plans": 1,
             "quantile": 0.5,

@@ -54,7 +54,7 @@ def test_every_recorded_set_can_be_loaded_and_says_what_it_is(capsys: Any) -> No
         manifest = read_manifest(find_set(name))
         environment = built_environment(manifest["environment"])
         loaded = load_verified(find_set(name), manifest, environment)
-        assert loaded.manifest["provider"] in ("local", "random")
+        assert loaded.manifest["provider"] in ("local", "random", "written")
         assert loaded.manifest["rounds"]
 
 

@@ -333,7 +333,8 @@ def test_a_cancelled_request_ends_at_once(act: loopback.Act) -> None:
     async def run() -> None:
         async with loopback.serving(act) as server, OpenAICompatible(server.base_url, "tiny") as model:
             task = asyncio.create_task(model.complete(ASK))
-            await asyncio.sleep(0.2)
+            while not server.received:
+                await asyncio.sleep(0.01)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

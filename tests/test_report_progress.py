@@ -10,6 +10,7 @@ from leed_jax.report.summary import print_summary
 SUMMARY = {
     "algorithm": "leed",
     "return_per_agent": [-10.0, -12.0],
+    "stochastic_return_per_agent": [-11.0, None],
     "instructions_return_per_agent": None,
     "random_return_per_agent": -27.25,
     "evaluation_episodes": 1024,

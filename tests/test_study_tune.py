@@ -188,7 +188,11 @@ def test_kill_loses_the_setting_that_was_being_tried_and_no_other(study, tmp_pat
 
 
 def test_ctrl_c_is_no_traceback(study, tmp_path):
-    process = python(["-m", "leed_jax.study", study, f"out={tmp_path / 'out'}", "total_steps=640000"], tmp_path)
+    # A process that is started in the background may have been told to ignore Ctrl-C.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = listening + "import sys; from leed_jax.cli import leave; from leed_jax.study.command import run_study; "
+    arguments = [study, f"out={tmp_path / 'out'}", "total_steps=640000"]
+    process = python(["-c", code + "leave(run_study(sys.argv[1:]))", *arguments], tmp_path)
     first = process.stdout.readline()
     assert first.startswith("4 settings, 0 of them tried already."), process.communicate()
     time.sleep(0.5)
