@@ -189,7 +189,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
     table = Table(title=title, title_justify="left")
     names = list(found["greedy"]["measures"])
     middle = "return per agent" if seeds == 1 else "return per agent (interquartile mean)"
-    for column in ("", middle, "standard error" if seeds == 1 else "lowest, highest seed", "each agent", *names):
+    for column in ("", middle, "spread" if seeds == 1 else "lowest, highest seed", "each agent", *names):
         table.add_column(column, justify="left" if not column else "right")
     for key, label in _ROWS.items():
         if key in found:
@@ -202,7 +202,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
 def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
     returns = np.array(figures["return_per_agent"], np.float64)
     error = np.array(figures["standard_error"], np.float64)[0]
-    spread = f"{error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
+    spread = f"s.e. {error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
     agents = interquartile_mean(np.array(figures["return_of_agents"], np.float64).T)
     measured = [figures["measures"].get(name) for name in names]
     return [

@@ -1,8 +1,11 @@
 """Checkpoints of the whole training state with orbax: the last one and the best one are kept."""
 
+import contextlib
+import logging
 import math
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +35,19 @@ class Checkpoints:
         self._args = ocp.args
         self._directory, self._read_only = (directory / CHECKPOINTS).absolute(), read_only
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
-        # A directory that was being removed file by file when the process was killed would pass for a checkpoint, so it
-        # is renamed first and removed afterwards.
-        options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics["score"],
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
-            cleanup_tmp_directories=not read_only,
-            todelete_subdir=None if read_only else _DISCARDED,
-            create=not read_only,
-            read_only=read_only,
-        )
         handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
+        with _quiet(read_only):
+            # A directory that was being removed file by file when the process was killed would pass for a checkpoint,
+            # so it is renamed first and removed afterwards.
+            options = ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["score"],
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
+                cleanup_tmp_directories=not read_only,
+                todelete_subdir=None if read_only else _DISCARDED,
+                create=not read_only,
+                read_only=read_only,
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
         """The number of the last checkpoint, None if there is none."""
@@ -106,6 +110,19 @@ class Checkpoints:
     def _sweep(self) -> None:
         if not self._read_only:
             shutil.rmtree(self._directory / _DISCARDED, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """Keep orbax from warning that what is to be read only can only be read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _named_leaves(state: Any) -> dict[str, Any]:
