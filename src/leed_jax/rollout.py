@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from leed_jax.environment import AutoReset, Environment, has_continuous_actions
+from leed_jax.environment import AutoReset, Environment, TimeStep, has_continuous_actions
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import InstructedEnvironment, Plan, current_instruction
 from leed_jax.policy import ActionDistribution, Memory, Policy, PolicyParameters
@@ -204,19 +204,32 @@ def collect(
             active=actors.active,
             instructed_action=instructed,
         )
-        actors = Actors(
-            environment_state=state,
-            observation=time_step.observation,
-            available_actions=time_step.available_actions,
-            running_return=jnp.where(over[:, None], 0.0, episode_return),
-            counter=counter,
-            start=over,
-            active=over[:, None] | (actors.active & ~time_step.terminated),
-            memory=None if acting is None or evaluating is None else Memory(acting, evaluating),
-        )
-        return actors, record
+        memory = None if acting is None or evaluating is None else Memory(acting, evaluating)
+        return _following(actors, state, time_step, episode_return, counter, memory), record
 
     return jax.lax.scan(advance, actors, jax.random.split(key, num_steps))
+
+
+def _following(
+    actors: Actors,
+    state: Any,
+    time_step: TimeStep,
+    episode_return: Float[Array, "E A"],
+    counter: Int[Array, "E A"],
+    memory: Memory | None,
+) -> Actors:
+    """Where the environments stand after a step, and after the resets that it brought about."""
+    over = jax.vmap(lambda step: step.episode_over())(time_step)
+    return Actors(
+        environment_state=state,
+        observation=time_step.observation,
+        available_actions=time_step.available_actions,
+        running_return=jnp.where(over[:, None], 0.0, episode_return),
+        counter=counter,
+        start=over,
+        active=over[:, None] | (actors.active & ~time_step.terminated),
+        memory=memory,
+    )
 
 
 def _parts(memory: Memory | None) -> tuple[Any, Any]:
