@@ -37,3 +37,16 @@ def lock_folder(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file so that it outlives this process and the machine.
+
+    Args:
+        path: the file; made if it does not exist.
+        line: the line, without its end.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())

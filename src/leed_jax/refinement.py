@@ -8,8 +8,7 @@ chunks. Each time is on disk, below `refreshes/`, before it takes effect, so tha
 import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.errors import RunDirectoryError
 from leed_jax.evaluate import measured_play
 from leed_jax.experts import Experts
-from leed_jax.files import write_whole
+from leed_jax.files import append_line, write_whole
 from leed_jax.generate.account import learners_account
 from leed_jax.generate.candidates import Candidate
 from leed_jax.generate.connect import connect
@@ -125,7 +124,7 @@ class Refinement:
         refresh = finished.result
         folder = None if refresh.demonstrations is None else refresh.demonstrations.path.name
         entry = {"chunk": chunk, "asked_after_update": refresh.update, "best_return": refresh.best_return}
-        _append(self._directory / LOG, {**entry, "set": folder})
+        append_line(self._directory / LOG, json.dumps({**entry, "set": folder}))
         if refresh.demonstrations is None or refresh.experts is None:
             return
         self._program.swap(refresh.experts)
@@ -258,10 +257,3 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}); restore it from a copy.") from None
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -205,29 +205,24 @@ def collect(
             instructed_action=instructed,
         )
         memory = None if acting is None or evaluating is None else Memory(acting, evaluating)
-        return _following(actors, state, time_step, episode_return, counter, memory), record
+        return _following(record, state, time_step, counter, memory), record
 
     return jax.lax.scan(advance, actors, jax.random.split(key, num_steps))
 
 
 def _following(
-    actors: Actors,
-    state: Any,
-    time_step: TimeStep,
-    episode_return: Float[Array, "E A"],
-    counter: Int[Array, "E A"],
-    memory: Memory | None,
+    step: Rollout, state: Any, time_step: TimeStep, counter: Int[Array, "E A"], memory: Memory | None
 ) -> Actors:
-    """Where the environments stand after a step, and after the resets that it brought about."""
-    over = jax.vmap(lambda step: step.episode_over())(time_step)
+    """Where the environments stand after a step, which has no axis `T`, and after the resets that it brought about."""
+    over = step.episode_over
     return Actors(
         environment_state=state,
         observation=time_step.observation,
         available_actions=time_step.available_actions,
-        running_return=jnp.where(over[:, None], 0.0, episode_return),
+        running_return=jnp.where(over[:, None], 0.0, step.episode_return),
         counter=counter,
         start=over,
-        active=over[:, None] | (actors.active & ~time_step.terminated),
+        active=over[:, None] | (step.active & ~step.terminated),
         memory=memory,
     )
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from leed_jax.compare.statistics import extended_iqm
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
-from leed_jax.files import lock_folder, write_whole
+from leed_jax.files import append_line, lock_folder, write_whole
 from leed_jax.study.plan import check_ingredients, differences
 from leed_jax.study.progress import Pace, say, work_of
 from leed_jax.study.request import Request
@@ -146,7 +146,7 @@ def _try_all(
             raise type(error)(f"{trial.variant}, setting {trial.number} ({dict(trial.changes)}): {error}") from None
         seconds = time.monotonic() - started
         row = _row(trial, trained, seconds)
-        _append(path, row)
+        append_line(path, json.dumps(row, allow_nan=False))
         rows[trial.variant, trial.number] = row
         pace.add(work_of(trial.variant, trial.configs[0]), seconds / len(trial.configs))
         rest = [work_of(t.variant, config) for t in waiting[index + 1 :] for config in t.configs]
@@ -171,14 +171,6 @@ def _row(trial: Trial, trained: Trained, seconds: float) -> Row:
         "device": trained.device,
         "config": to_dictionary(trial.configs[0]),
     }
-
-
-def _append(path: Path, row: Row) -> None:
-    """Write a row so that it outlives this process and the machine."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _claim(out: Path) -> int:
