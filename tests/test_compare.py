@@ -165,20 +165,25 @@ def test_the_table_says_what_was_found(tmp_path):
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     cells = [cell.strip() for cell in rows["slow"].split("|")[1:-1]]
     late = "not reached"
-    assert cells == ["slow", "2 of 4", f"{late} (300, {late})", late, f"{late} (7.5, {late})", late]
+    assert cells == ["slow", "2 of 4", f"{late} (300, {late})", late, f"{late} (7.5, {late})", late, late]
     assert "550 (" in rows["quick"]
     assert "Up to a return per agent of 2.50, as asked for:" in text
     assert all(len(set(map(len, part.splitlines()))) == 1 for part in text.split("\n\n") if part.startswith("|"))
 
 
-def test_seconds_of_demonstrations_have_a_column_if_anything_is_known(tmp_path):
+def test_what_comes_before_training_is_told_apart_and_counted_in_the_last_column(tmp_path):
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", algorithm="leed", summary={"demonstrations_wall_s": 1234.5})
-    result = compare_runs({"a": read(tmp_path / "a"), "b": read(tmp_path / "b")})
-    assert [variant.demonstration_s for variant in result.variants] == [None, 1234.5]
-    assert "demonstrations s" in table(result)
-    assert "1,234.5" in table(result)
-    assert "demonstrations s" not in table(compare_runs({"a": read(tmp_path / "a")}))
+    before = {"preparation_s": 2.5, "recording_s": 1234.5}
+    write_run(tmp_path / "b", algorithm="leed", summary=before)
+    result = compare_runs({"a": read(tmp_path / "a"), "b": read(tmp_path / "b")}, threshold=0.5)
+    without, with_demonstrations = result.variants
+    assert [without.preparation_s, without.recording_s] == [None, None]
+    assert [with_demonstrations.preparation_s, with_demonstrations.recording_s] == [2.5, 1234.5]
+    assert without.everything_to_threshold.median == without.seconds_to_threshold.median + 5.0
+    assert with_demonstrations.everything_to_threshold.median == without.everything_to_threshold.median + 1237.0
+    rows = [line for line in table(result).splitlines() if line.startswith("| b")]
+    assert "1,234.5" in rows[0]
+    assert f"{with_demonstrations.everything_to_threshold.median:,.1f} |" in rows[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 11])

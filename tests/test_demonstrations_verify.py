@@ -56,6 +56,13 @@ def test_every_recorded_set_can_be_loaded_and_says_what_it_is(capsys: Any) -> No
         loaded = load_verified(find_set(name), manifest, environment)
         assert loaded.manifest["provider"] in ("local", "random", "written")
         assert loaded.manifest["rounds"]
+        assert loaded.recording_s > 30
+
+
+def test_the_recording_took_as_long_as_its_rounds() -> None:
+    manifest = read_manifest(find_set(RECORDED))
+    loaded = load_verified(find_set(RECORDED), manifest, built_environment(manifest["environment"]))
+    assert loaded.recording_s == pytest.approx(172.7 + 152.3 + 202.2 + 203.9, abs=0.1)
 
 
 def test_recorded_sets_are_what_they_say(capsys: Any) -> None:

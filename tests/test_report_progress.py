@@ -17,6 +17,8 @@ SUMMARY = {
     "env_steps": 1_000_000,
     "wall_s": 12.34,
     "compile_s": 5.6,
+    "preparation_s": 1.5,
+    "recording_s": None,
     "steps_per_s": 162074.5,
 }
 

@@ -138,6 +138,9 @@ def test_the_summary_says_what_came_of_it(finished):
     np.testing.assert_allclose(np.mean(summary["return_of_agents"], axis=1), summary["return_per_agent"], rtol=1e-6)
     assert summary["wall_s"] == rows_of(outcome.directory)[-1]["wall_s"]
     assert summary["compile_s"] > 0
+    assert summary["preparation_s"] > 0
+    # Nobody timed how this set was made.
+    assert summary["recording_s"] is None
     assert summary["steps_per_s"] == pytest.approx(SEEDS * summary["env_steps"] / summary["wall_s"], rel=1e-3)
     assert set(summary["versions"]) == {"leed_jax", "jax"}
     # Going left without end, from |x| <= 3 at the start: sum over t=1..4 of E|x - t| with x uniform.

@@ -67,6 +67,7 @@ class Setup:
         schedule: its chunks.
         demonstrations: the demonstration set; None where there is none.
         experts: what the expert term learns from; None for algorithms without one.
+        preparation_s: seconds that checking, loading and executing demonstrations took.
         remarks: what the user should know, and nothing to stop for.
     """
 
@@ -76,6 +77,7 @@ class Setup:
     schedule: Schedule
     demonstrations: DemonstrationSet | None
     experts: Experts | None
+    preparation_s: float
     remarks: tuple[str, ...] = ()
 
 
@@ -87,6 +89,7 @@ def prepare(config: Config) -> Setup:
         DemonstrationError: an algorithm that imitates has no usable demonstrations.
         EnvironmentContractError: the environment breaks its protocol.
     """
+    started = time.monotonic()
     check_config(config)
     environment = make_environment(config.env)
     demonstrations, remarks = _load(config, environment)
@@ -98,7 +101,9 @@ def prepare(config: Config) -> Setup:
         if config.expert.source == "instructions":
             environment = demonstrations.environment
     algorithm = make_algorithm(config, environment, schedule.updates_per_chunk, schedule.updates)
-    return Setup(config, environment, algorithm, schedule, demonstrations, experts, remarks)
+    jax.block_until_ready(experts)
+    spent = time.monotonic() - started
+    return Setup(config, environment, algorithm, schedule, demonstrations, experts, spent, remarks)
 
 
 def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:

@@ -306,6 +306,13 @@ def _report(run: _Run, state: Any) -> dict[str, Any]:
     return summary
 
 
+def _recording_s(setup: Setup) -> float | None:
+    """What making the demonstrations took, of an algorithm that learns from them."""
+    if setup.experts is None or setup.demonstrations is None:
+        return None
+    return setup.demonstrations.recording_s
+
+
 def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
     setup, config, schedule = run.setup, run.setup.config, run.setup.schedule
     steps, wall_s = schedule.chunks * schedule.steps_per_chunk, rows[-1]["wall_s"]
@@ -326,6 +333,8 @@ def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
         "env_steps": steps,
         "wall_s": wall_s,
         "compile_s": round(run.program.compile_s, 6),
+        "preparation_s": round(setup.preparation_s, 6),
+        "recording_s": _recording_s(setup),
         "steps_per_s": round(steps * config.num_seeds / wall_s, 1),
         "return_per_agent": plain(np.mean(np.asarray(greedy), axis=-1)),
         "return_of_agents": plain(np.asarray(greedy)),

@@ -23,17 +23,16 @@ def table(comparison: Comparison) -> str:
 
 def _final(comparison: Comparison) -> str:
     """Final returns and costs, a row per variant."""
-    generated = any(variant.demonstration_s is not None for variant in comparison.variants)
     head = ["variant", "seeds", f"return: IQM ({_percent()})", "median", "lowest", "highest"]
     head += [f"P(better than {_cell(comparison.reference)}) ({_percent()})", "env steps", "s per seed", "compile s"]
-    head += ["demonstrations s"] if generated else []
-    rows = [_final_row(variant)[: len(head)] for variant in comparison.variants]
-    return _grid(head, rows)
+    head += ["preparing s", "recording s"]
+    return _grid(head, [_final_row(variant) for variant in comparison.variants])
 
 
 def _final_row(variant: VariantResult) -> list[str]:
     level = lambda value: f"{value:.2f}" if math.isfinite(value) else DIVERGED  # noqa: E731
-    better, generated = variant.improvement, variant.demonstration_s
+    better = variant.improvement
+    seconds = lambda value: "-" if value is None else f"{value:,.1f}"  # noqa: E731
     return [
         _cell(variant.label),
         str(len(variant.seeds)),
@@ -41,9 +40,7 @@ def _final_row(variant: VariantResult) -> list[str]:
         *map(level, (variant.median, variant.lowest, variant.highest)),
         "-" if better is None else _estimate(better, ".2f", DIVERGED),
         f"{variant.env_steps:,}",
-        f"{variant.seconds_per_seed:,.1f}",
-        f"{variant.compile_s:,.1f}",
-        "-" if generated is None else f"{generated:,.1f}",
+        *map(seconds, (variant.seconds_per_seed, variant.compile_s, variant.preparation_s, variant.recording_s)),
     ]
 
 
@@ -56,6 +53,7 @@ def _to_threshold(comparison: Comparison) -> str:
         "median",
         f"seconds: IQM ({_percent()})",
         "median",
+        "all counted: median",
     ]
     rows = [
         [
@@ -63,6 +61,7 @@ def _to_threshold(comparison: Comparison) -> str:
             f"{variant.reached} of {len(variant.seeds)}",
             *_reaching(variant.steps_to_threshold, ",.0f"),
             *_reaching(variant.seconds_to_threshold, ",.1f"),
+            _number(variant.everything_to_threshold.median, ",.1f", NOT_REACHED),
         ]
         for variant in comparison.variants
     ]
@@ -101,7 +100,10 @@ def _meaning(comparison: Comparison) -> list[str]:
         f"{_percent()} interval by stratified bootstrap, {RESAMPLES:,} resamples of each variant's seeds ({SOURCE}). "
         f"P: probability that a random seed is better than one of {_cell(comparison.reference)}; ties count half.",
         "Seconds: wall-clock of training divided by the number of seeds, as the seeds of a run are trained side by "
-        "side in one program. Compiling, once per run, and generating demonstrations are not in it.",
+        "side in one program. What comes before it is apart: compiling, once per run; preparing, once per run, that is "
+        "checking the configuration and loading or executing demonstrations; and recording them, once for all runs, "
+        "which is asking the model, and trying out and selecting what it wrote. All counted: with all of these, for a "
+        "single seed whose demonstrations nobody recorded before.",
         f"Reached: at the first point of a seed's learning curve where the mean of the last {WINDOW} points is at or "
         "above the threshold; nothing is interpolated. A seed that does not get there counts as infinitely late.",
     ]

@@ -10,7 +10,7 @@ from leed_jax.errors import RunDirectoryError
 from leed_jax.report.directory import SUMMARY
 
 NUMBERS = ("env_steps", "wall_s", "compile_s", "num_agents", "evaluation_episodes")
-PERHAPS = ("random_return_per_agent", "instructions_return_per_agent", "demonstrations_wall_s")
+PERHAPS = ("random_return_per_agent", "instructions_return_per_agent", "preparation_s", "recording_s")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

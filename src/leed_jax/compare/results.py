@@ -85,10 +85,12 @@ class VariantResult:
         env_steps: environment steps of each seed.
         seconds_per_seed: wall-clock of training, divided by the number of seeds trained side by side.
         compile_s: seconds of compiling, the mean over runs.
-        demonstration_s: seconds of generating demonstrations, the mean over the runs that tell; None if none does.
+        preparation_s: seconds of checking, and of loading and executing demonstrations, the mean over runs that tell.
+        recording_s: seconds that the recording of the demonstrations took, likewise; None without demonstrations.
         reached: how many seeds reach the threshold.
         steps_to_threshold: environment steps until then.
         seconds_to_threshold: wall-clock until then, as in `seconds_per_seed`.
+        everything_to_threshold: the same and the seconds of compiling, of preparing and of recording, all of them.
         random_return: return of random actions, the mean over runs.
         instructions_return: return of the instructions alone, the mean over runs; None without demonstrations.
         curve: the learning curve.
@@ -107,10 +109,12 @@ class VariantResult:
     env_steps: int
     seconds_per_seed: float
     compile_s: float
-    demonstration_s: float | None
+    preparation_s: float | None
+    recording_s: float | None
     reached: int
     steps_to_threshold: Reaching
     seconds_to_threshold: Reaching
+    everything_to_threshold: Reaching
     random_return: float | None
     instructions_return: float | None
     curve: Curve
@@ -202,6 +206,9 @@ def _final_level(variant: Variant, metric: str) -> tuple[float, str]:
 def _result(variant: Variant, against: Variant, threshold: float, metric: str) -> VariantResult:
     final, first = variant.final, variant.runs[0]
     steps, seconds = _reaching(variant, threshold, metric)
+    compile_s = float(np.mean([run.summary["compile_s"] for run in variant.runs]))
+    preparation_s, recording_s = _mean(variant, "preparation_s"), _mean(variant, "recording_s")
+    before = compile_s + (preparation_s or 0.0) + (recording_s or 0.0)
     better = None if variant is against else bootstrap([final, against.final], probability_of_improvement)
     return VariantResult(
         label=variant.label,
@@ -216,11 +223,13 @@ def _result(variant: Variant, against: Variant, threshold: float, metric: str) -
         improvement=better,
         env_steps=int(first.summary["env_steps"]),
         seconds_per_seed=float(sum(run.summary["wall_s"] for run in variant.runs) / len(variant.seeds)),
-        compile_s=float(np.mean([run.summary["compile_s"] for run in variant.runs])),
-        demonstration_s=_mean(variant, "demonstrations_wall_s"),
+        compile_s=compile_s,
+        preparation_s=preparation_s,
+        recording_s=recording_s,
         reached=int(np.sum(np.isfinite(steps.of_seeds))),
         steps_to_threshold=steps,
         seconds_to_threshold=seconds,
+        everything_to_threshold=_reaching_of(np.array(seconds.of_seeds) + before),
         random_return=_mean(variant, "random_return_per_agent"),
         instructions_return=_mean(variant, "instructions_return_per_agent"),
         curve=_curve(variant, metric),

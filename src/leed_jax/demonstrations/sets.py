@@ -51,6 +51,16 @@ class DemonstrationSet:
         """`relational`: plans for any initial state; `episodes`: each plan for an initial state of its own."""
         return self.manifest["kind"]
 
+    @property
+    def recording_s(self) -> float | None:
+        """Seconds that the recording took: asking for plans, trying them out, selecting; None if they are unknown.
+
+        Too few where the recording was interrupted: replies that were on disk already took no time when it went on.
+        """
+        seconds = [entry.get("seconds") for entry in self.manifest["rounds"]]
+        known = [float(value) for value in seconds if value is not None]
+        return sum(known) if known and len(known) == len(seconds) else None
+
     def episodes(
         self,
         episodes: int | None = None,
