@@ -109,7 +109,7 @@ def test_composing_leaves_hydra_as_it_was():
         (["experiment=mpe_spread", "num_envs=1,2"], ["num_envs=1,2", "[1,2]"]),
         (["experiment=mpe_spread", "num_envs=(1"], ["num_envs=(1", "quotes"]),
         (["experiment=mpe_spread", "ppo={epochs:1,epoch:2}"], ["ppo.epoch", "Did you mean ppo.epochs?"]),
-        (["experiment=mpe_spread", "ppo.minibatches=5000"], ["ppo.minibatches=5000", "3328"]),
+        (["experiment=mpe_spread", "ppo.minibatches=5000"], ["ppo.minibatches=5000", "6656"]),
         (["experiment=mpe_spread", "evaluation.episodes=16"], ["evaluation.episodes=16", "256"]),
         (["experiment=mpe_spread", "env.num_agent=3"], ["env.num_agent", "takes: num_agents"]),
         (["experiment=mpe_spread", "env.num_agents=x"], ["env.num_agents", "takes: num_agents"]),
