@@ -4,9 +4,8 @@
     python benchmarks/training_speed.py --jaxmarl JaxMARL --num-envs 128 --rollout-steps 25
 
 Both get the same task (simple_spread, 3 agents), the same layers (64-64 tanh, actor and critic apart), and the same
-numbers
-of environments, steps, epochs and minibatches. Theirs shares parameters among the agents; ours gives each its own.
-Compilation is not counted. The runs alternate, so that a change in the machine's speed meets both.
+numbers of environments, steps, epochs and minibatches. Theirs shares parameters among the agents; ours gives each its
+own. Compilation is not counted. The runs alternate, so that a change in the machine's speed meets both.
 """
 
 import argparse
