@@ -9,17 +9,15 @@ own. Compilation is not counted. The runs alternate, so that a change in the mac
 """
 
 import argparse
-import importlib.util
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxmarl_scripts import load_script
 
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.policy import Policy
@@ -28,13 +26,7 @@ from leed_jax.train import Hyper, TrainSettings, init_state, make_train_chunk
 
 def jaxmarl_run(checkout: Path, num_envs: int, rollout_steps: int, updates: int) -> Callable[[], None]:
     """Compile JaxMARL's script for so many updates, and return a function that runs it once."""
-    sys.modules["wandb"] = types.SimpleNamespace(log=lambda *_: None)  # type: ignore[assignment]
-    script = checkout / "baselines/IPPO/ippo_ff_mpe.py"
-    spec = importlib.util.spec_from_file_location("ippo_ff_mpe", script)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{script} cannot be loaded; give --jaxmarl the folder of a JaxMARL checkout.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(checkout / "baselines/IPPO/ippo_ff_mpe.py", [])
     config: dict[str, Any] = {
         "LR": 2.5e-4,
         "NUM_ENVS": num_envs,
