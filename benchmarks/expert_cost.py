@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of leed_jax.run")
     options = parser.parse_args()
-    # The section for single algorithms would give the one without the term fewer passes over its samples.
-    same = [f"ppo.{key}={value}" for key, value in vars(compose_config(["experiment=mpe_spread"]).ppo).items()]
+    # The section for single algorithms would give the one without the term other updates.
+    config = compose_config(["experiment=mpe_spread"])
+    same = [f"num_envs={config.num_envs}", *(f"ppo.{key}={value}" for key, value in vars(config.ppo).items())]
     common = ["experiment=mpe_spread", "total_steps=200000", "evaluation.curve_episodes=0", *same, *options.settings]
     runs = {name: training([*common, *changes]) for name, changes in VARIANTS.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
