@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from leed_jax.compare.results import GIVEN, OF_CURVE, OF_FINAL, Comparison, Reaching, VariantResult
+from leed_jax.compare.results import GIVEN, OF_CURVE, Comparison, Reaching, VariantResult
 from leed_jax.compare.statistics import CONFIDENCE, RESAMPLES, WINDOW, Estimate
 
 SOURCE = "Agarwal et al. 2021, arXiv 2108.13264"
@@ -88,7 +88,6 @@ def _threshold(comparison: Comparison) -> str:
     reference = _cell(comparison.reference)
     return {
         GIVEN: "as asked for",
-        OF_FINAL: f"the final level of {reference} (IQM)",
         OF_CURVE: f"the level at which the learning curves of {reference} end (IQM of the last {WINDOW} points' means)",
     }[comparison.threshold_source]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from leed_jax.compare.agreement import check_same_task, choose_metrics, notes
-from leed_jax.compare.runs import GREEDY, Run
+from leed_jax.compare.runs import Run
 from leed_jax.compare.statistics import (
     Estimate,
     bootstrap,
@@ -27,7 +27,6 @@ from leed_jax.report.curve import interquartile_mean
 from leed_jax.report.metrics import mean_or_none
 
 GIVEN = "given"
-OF_FINAL = "final returns of the reference"
 OF_CURVE = "end of the reference's learning curve"
 
 
@@ -128,7 +127,7 @@ class Comparison:
         title: the heading, which may be empty.
         reference: label of the variant that the others are compared with.
         threshold: the return per agent that is to be reached.
-        threshold_source: where it is from, one of `GIVEN`, `OF_FINAL` and `OF_CURVE`.
+        threshold_source: where it is from, `GIVEN` or `OF_CURVE`.
         evaluation_episodes: fresh episodes behind each final return.
         num_agents: agents of the environment.
         variants: in the order in which they were given.
@@ -177,14 +176,14 @@ def compare_runs(
         )
     metrics = choose_metrics(list(variants.values()))
     against = variants[chosen]
-    level, source = _final_level(against, metrics[chosen]) if threshold is None else (threshold, GIVEN)
+    level = _level_at_the_end(against, metrics[chosen]) if threshold is None else threshold
     if not math.isfinite(level):
         raise ConfigurationError(f"The threshold is {level}, which no curve can be compared with. Give a finite one.")
     return Comparison(
         title=title,
         reference=chosen,
         threshold=level,
-        threshold_source=source,
+        threshold_source=OF_CURVE if threshold is None else GIVEN,
         evaluation_episodes=int(runs[0].summary["evaluation_episodes"]),
         num_agents=int(runs[0].summary["num_agents"]),
         variants=tuple(_result(variant, against, level, metrics[variant.label]) for variant in variants.values()),
@@ -192,15 +191,14 @@ def compare_runs(
     )
 
 
-def _final_level(variant: Variant, metric: str) -> tuple[float, str]:
-    """The level that a variant ends at, measured as its learning curve is.
+def _level_at_the_end(variant: Variant, metric: str) -> float:
+    """The interquartile mean over seeds of the last running means of a variant's learning curves.
 
-    A policy that explores does worse than the greedy one, and its curve might never reach the greedy one's return.
+    It is measured as reaching it is. The final returns come from other episodes, which may be easier, and then the
+    variant itself would hardly reach its own level. A seed that diverged counts as the lowest.
     """
-    if metric == GREEDY:
-        return float(extended_iqm(variant.final)), OF_FINAL
-    ends = [last_level(curve) for curve in variant.returns(metric).T]
-    return float(interquartile_mean(np.array(ends))), OF_CURVE
+    ends = np.array([last_level(curve) for curve in variant.returns(metric).T])
+    return float(extended_iqm(np.where(np.isfinite(variant.final), ends, -np.inf)))
 
 
 def _result(variant: Variant, against: Variant, threshold: float, metric: str) -> VariantResult:
