@@ -161,9 +161,35 @@ def test_what_is_written(tmp_path):
     compare(variants, out)
 
 
+def test_each_variants_end_is_a_level_that_the_others_pass(tmp_path):
+    curves = {"slow": rising([3.0, 3.0, 3.0]), "quick": rising([6.0, 6.0, 6.0])}
+    runs = {
+        label: read(write_run(tmp_path / label, final=list(curve[-1]), curve=curve, greedy=curve))
+        for label, curve in curves.items()
+    }
+    result = compare_runs(runs)
+    # At chunk t the mean of the last three points is (t - 1) / 6 of the height: at the end 2.5, and 5.
+    assert [(passing.label, passing.level) for passing in result.passing] == [
+        ("slow", pytest.approx(2.5)),
+        ("quick", pytest.approx(5.0)),
+    ]
+    assert [passing.steps for passing in result.passing] == [(600.0, 400.0), (math.inf, 600.0)]
+    slow, quick = result.variants
+    assert result.passing[0].seconds == (slow.seconds_to_threshold.median, quick.seconds_to_threshold.median)
+    text = table(result)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    at = rows.index(["the end of", "return", "slow", "quick"])
+    assert rows[at + 2 : at + 4] == [["slow", "2.50", "600", "400"], ["quick", "5.00", "-", "600"]]
+
+
+def test_a_single_variant_passes_nobody(tmp_path):
+    assert "the end of" not in table(compare_runs({"alone": read(write_run(tmp_path / "alone"))}, threshold=0.5))
+
+
 def test_the_table_says_what_was_found(tmp_path):
     text = table(compare(write_pair(tmp_path), tmp_path / "out", threshold=2.5))
-    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    lines = text[: text.index("the end of")].splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
     cells = [cell.strip() for cell in rows["slow"].split("|")[1:-1]]
     late = "not reached"
     assert cells == ["slow", "2 of 4", f"{late} (300, {late})", late, f"{late} (7.5, {late})", late, late]

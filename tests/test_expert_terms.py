@@ -184,13 +184,31 @@ def test_the_gap_is_that_of_the_episodes_that_ended_and_is_smoothed() -> None:
     gap = measure_gap(gap, "return_gap", yardstick, nobody)
     np.testing.assert_array_equal(gap.share(1.0), [1])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[2.0], [99.0]]], [[True, False]]))
-    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share(1.0)[0]], [8, 8, 1])
+    np.testing.assert_allclose([gap.now[0], gap.widest[0], gap.share(1.0)[0]], [8, 8, 1])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[5.0], [7.0]]], [[True, True]]))
-    # (10 - 6) of (10 - 2), of which a tenth counts.
+    # (10 - 6) after (10 - 2), of which a tenth counts.
     np.testing.assert_allclose(gap.now, [8 + 0.1 * (4 - 8)], rtol=1e-6)
     np.testing.assert_allclose(gap.share(1.0), [(8 - 0.4) / 8], rtol=1e-6)
     np.testing.assert_array_equal(measure_gap(gap, "return_gap", yardstick, nobody).now, gap.now)
     np.testing.assert_array_equal(measure_gap(gap, "none", yardstick, nobody).now, gap.now)
+
+
+def test_an_expert_is_followed_only_if_it_is_certainly_ahead() -> None:
+    yardstick = Yardstick(returns=jnp.array([3.0, 9.0]))
+    # Means of 2 and 2, with standard errors sqrt((1 + 1 + 0) / 2 / 3) = 1 / sqrt(3) and 0.
+    unsure = rollout([[[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]]], [[True, True, True]])
+    gap = measure_gap(Gap.unknown(2), "return_gap", yardstick, unsure)
+    np.testing.assert_allclose(gap.now, [1, 7], rtol=1e-6)
+    np.testing.assert_allclose(gap.widest, [0, 7])
+    np.testing.assert_allclose(gap.share(1.0), [0, 1])
+    # 3 - 0.5, with a standard error of 0.5: one is certain, as soon as the mean is measured more exactly.
+    surer = rollout([[[0.0, 2.0], [1.0, 2.0]]], [[True, True]])
+    gap = measure_gap(gap, "return_gap", yardstick, surer)
+    np.testing.assert_allclose(gap.widest, [2.5 - 3 * 0.5, 7], rtol=1e-6)
+    np.testing.assert_allclose(gap.share(1.0), [1, 1])
+    # The distance falls, and what it has been stays.
+    gap = measure_gap(gap, "return_gap", yardstick, rollout([[[3.0, 2.0], [3.0, 2.0]]], [[True, True]]))
+    np.testing.assert_allclose(gap.widest, [1, 7], rtol=1e-6)
 
 
 def episodes_seen(observation: Any, length: Any) -> Trajectory:
@@ -258,7 +276,7 @@ def test_with_another_expert_the_gap_starts_again() -> None:
     gap = measure_gap(Gap.unknown(1), "return_gap", first, over)
     np.testing.assert_array_equal(gap.share(1.0), [0])
     gap = measure_gap(gap, "return_gap", second, over)
-    np.testing.assert_allclose([gap.now[0], gap.initial[0], gap.share(1.0)[0]], [13, 13, 1])
+    np.testing.assert_allclose([gap.now[0], gap.widest[0], gap.share(1.0)[0]], [13, 13, 1])
 
 
 def test_the_weight_by_trajectories_is_in_the_metrics_for_each_agent() -> None:

@@ -289,8 +289,8 @@ def test_warping_forgives_waiting_and_nothing_else() -> None:
 
 
 def test_the_remaining_share_falls_from_one_to_nothing() -> None:
-    initial = jnp.array([10.0, 10.0, 10.0, 10.0, 0.0, -3.0])
+    widest = jnp.array([10.0, 10.0, 10.0, 10.0, 0.0, -3.0])
     distance = jnp.array([20.0, 10.0, 4.0, -1.0, 5.0, 5.0])
-    np.testing.assert_allclose(remaining_share(distance, initial, 1.0), [1.0, 1.0, 0.4, 0.0, 0.0, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(remaining_share(distance, initial, 0.8), [1.0, 1.0, 0.5, 0.0, 0.0, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(remaining_share(distance, initial, 0.1), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(remaining_share(distance, widest, 1.0), [1.0, 1.0, 0.4, 0.0, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(remaining_share(distance, widest, 0.8), [1.0, 1.0, 0.5, 0.0, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(remaining_share(distance, widest, 0.1), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0], rtol=1e-6)

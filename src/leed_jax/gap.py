@@ -13,20 +13,24 @@ from leed_jax.rollout import Rollout
 # Of each new measurement; one rollout alone says too little. So the mean lags about ten updates behind.
 _SMOOTHING = 0.1
 
+# By as many standard errors an expert has to be ahead in some rollout before it is followed. Without that, chance would
+# put one that is no better than the first policy ahead for the first updates, which do lasting harm.
+_CERTAIN = 3.0
+
 
 @struct.dataclass
 class Gap:
-    """How far each learner is from its expert, on average over the last updates, and how far it was at first.
+    """How far each learner is from its expert, on average over the last updates, and how far it certainly has been.
 
     Attributes:
         now: the distance now.
-        initial: the first one that was measured.
+        widest: the largest that chance does not explain; 0 as long as there is none.
         measured: whether there has been one.
         against: the return of the expert that it was measured against; with another expert it starts again.
     """
 
     now: Float[Array, "A"]
-    initial: Float[Array, "A"]
+    widest: Float[Array, "A"]
     measured: Bool[Array, "A"]
     against: Float[Array, "A"]
 
@@ -38,14 +42,17 @@ class Gap:
 
     def share(self, below: Float[Array, ""] | float) -> Float[Array, "A"]:
         """What is left to learn, see `remaining_share`; everything as long as nothing has been measured."""
-        return jnp.where(self.measured, remaining_share(self.now, self.initial, below), 1.0)
+        return jnp.where(self.measured, remaining_share(self.now, self.widest, below), 1.0)
 
-    def with_measurement(self, distance: Float[Array, "A"], known: Bool[Array, "A"]) -> "Gap":
-        """Take in another measurement, for the agents for which there is one."""
+    def with_measurement(
+        self, distance: Float[Array, "A"], error: Float[Array, "A"] | float, known: Bool[Array, "A"]
+    ) -> "Gap":
+        """Take in another measurement, with its standard error, for the agents for which there is one."""
         smoothed = jnp.where(self.measured, self.now + _SMOOTHING * (distance - self.now), distance)
+        before = jnp.where(self.measured, self.widest, 0.0)
         return Gap(
             now=jnp.where(known, smoothed, self.now),
-            initial=jnp.where(self.measured | ~known, self.initial, distance),
+            widest=jnp.where(known, jnp.maximum(before, distance - _CERTAIN * error), before),
             measured=self.measured | known,
             against=self.against,
         )
@@ -69,7 +76,8 @@ def measure_gap(gap: Gap, adapt: str, yardstick: Yardstick | None, rollout: Roll
     if adapt == "return_gap" and yardstick is not None:
         return _return_gap(gap.facing(yardstick), yardstick, rollout)
     if adapt == "dtw" and yardstick is not None and yardstick.episodes is not None:
-        return gap.facing(yardstick).with_measurement(*trajectory_gap(yardstick.episodes, rollout))
+        distance, known = trajectory_gap(yardstick.episodes, rollout)
+        return gap.facing(yardstick).with_measurement(distance, 0.0, known)
     return gap
 
 
@@ -77,7 +85,10 @@ def _return_gap(gap: Gap, yardstick: Yardstick, rollout: Rollout) -> Gap:
     ended = rollout.episode_over[..., None]
     episodes = jnp.sum(ended)
     own = jnp.sum(jnp.where(ended, rollout.episode_return, 0.0), axis=(0, 1)) / jnp.maximum(episodes, 1)
-    return gap.with_measurement(yardstick.returns - own, jnp.broadcast_to(episodes > 0, gap.measured.shape))
+    square = jnp.sum(jnp.where(ended, (rollout.episode_return - own) ** 2, 0.0), axis=(0, 1))
+    # One episode tells nothing of the spread, and is taken as it is.
+    error = jnp.sqrt(square / jnp.maximum(episodes - 1, 1) / jnp.maximum(episodes, 1))
+    return gap.with_measurement(yardstick.returns - own, error, jnp.broadcast_to(episodes > 0, gap.measured.shape))
 
 
 def reference_episodes(demonstrations: Trajectory) -> ReferenceEpisodes:

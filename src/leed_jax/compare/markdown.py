@@ -15,7 +15,10 @@ def table(comparison: Comparison) -> str:
     """The tables of a comparison, what they mean, and what a reader should know."""
     parts = [f"# {_cell(comparison.title)}"] if comparison.title else []
     parts += [_final(comparison), f"Up to a return per agent of {comparison.threshold:.2f}, {_threshold(comparison)}:"]
-    parts += [_to_threshold(comparison), "\n".join(f"- {line}" for line in _meaning(comparison))]
+    parts += [_to_threshold(comparison)]
+    if len(comparison.variants) > 1:
+        parts += ["Environment steps of each (median) up to where another's learning curves end:", _passing(comparison)]
+    parts += ["\n".join(f"- {line}" for line in _meaning(comparison))]
     if comparison.notes:
         parts.append("\n".join(["Note:", "", *(f"- {_cell(note)}" for note in comparison.notes)]))
     return "\n\n".join(parts) + "\n"
@@ -66,6 +69,15 @@ def _to_threshold(comparison: Comparison) -> str:
         for variant in comparison.variants
     ]
     return _grid(head, rows)
+
+
+def _passing(comparison: Comparison) -> str:
+    """Steps to where each variant ends, a row per level, from the lowest up."""
+    rows = [
+        [_cell(passing.label), f"{passing.level:.2f}", *(_number(steps, ",.0f", "-") for steps in passing.steps)]
+        for passing in sorted(comparison.passing, key=lambda passing: passing.level)
+    ]
+    return _grid(["the end of", "return", *(_cell(variant.label) for variant in comparison.variants)], rows)
 
 
 def _reaching(reaching: Reaching, form: str) -> list[str]:

@@ -120,6 +120,24 @@ class VariantResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class Passing:
+    """How long each variant takes to where one of them ends.
+
+    Attributes:
+        label: the variant whose level it is.
+        level: the return per agent at which its learning curves end.
+        steps: environment steps until then, the median over seeds of each variant, in their order; infinite where half
+            of them do not get there.
+        seconds: wall-clock of training until then, likewise.
+    """
+
+    label: str
+    level: float
+    steps: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """What `python -m leed_jax.compare` finds.
 
@@ -131,6 +149,7 @@ class Comparison:
         evaluation_episodes: fresh episodes behind each final return.
         num_agents: agents of the environment.
         variants: in the order in which they were given.
+        passing: the same for the level of every variant that ends at a finite one, in that order.
         notes: what makes the runs less than alike, a sentence for each.
     """
 
@@ -141,6 +160,7 @@ class Comparison:
     evaluation_episodes: int
     num_agents: int
     variants: tuple[VariantResult, ...]
+    passing: tuple[Passing, ...]
     notes: tuple[str, ...]
 
 
@@ -187,6 +207,7 @@ def compare_runs(
         evaluation_episodes=int(runs[0].summary["evaluation_episodes"]),
         num_agents=int(runs[0].summary["num_agents"]),
         variants=tuple(_result(variant, against, level, metrics[variant.label]) for variant in variants.values()),
+        passing=_passing(variants, metrics),
         notes=tuple(notes(list(variants.values()))),
     )
 
@@ -234,6 +255,16 @@ def _result(variant: Variant, against: Variant, threshold: float, metric: str) -
     )
 
 
+def _passing(variants: Mapping[str, Variant], metrics: Mapping[str, str]) -> tuple[Passing, ...]:
+    levels = {label: _level_at_the_end(variant, metrics[label]) for label, variant in variants.items()}
+    found = []
+    for label, level in levels.items():
+        if math.isfinite(level):
+            taken = [_times(variant, level, metrics[other]) for other, variant in variants.items()]
+            found.append(Passing(label, level, *zip(*[map(median, pair) for pair in taken], strict=True)))
+    return tuple(found)
+
+
 def _mean(variant: Variant, name: str) -> float | None:
     """The mean over runs of what some summaries hold."""
     return mean_or_none([run.summary.get(name) for run in variant.runs])
@@ -241,10 +272,16 @@ def _mean(variant: Variant, name: str) -> float | None:
 
 def _reaching(variant: Variant, threshold: float, metric: str) -> tuple[Reaching, Reaching]:
     """Environment steps and seconds to the threshold."""
+    steps, seconds = _times(variant, threshold, metric)
+    return _reaching_of(steps), _reaching_of(seconds)
+
+
+def _times(variant: Variant, threshold: float, metric: str) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+    """Environment steps and seconds of each seed to the threshold."""
     at = [first_reached(curve, threshold) for curve in variant.returns(metric).T]
     steps = [math.inf if index is None else float(variant.steps[index]) for index in at]
     seconds = [math.inf if i is None else float(variant.seconds[i, seed]) for seed, i in enumerate(at)]
-    return _reaching_of(np.array(steps)), _reaching_of(np.array(seconds))
+    return np.array(steps), np.array(seconds)
 
 
 def _reaching_of(values: Float[np.ndarray, " S"]) -> Reaching:

@@ -54,12 +54,10 @@ def expert_weight(schedule: str, initial: Scalar | float, update: Array, decay_u
     return initial * SCHEDULES[schedule](progress)
 
 
-def remaining_share(
-    distance: Float[Array, "A"], initial: Float[Array, "A"], below: Scalar | float
-) -> Float[Array, "A"]:
+def remaining_share(distance: Float[Array, "A"], widest: Float[Array, "A"], below: Scalar | float) -> Float[Array, "A"]:
     """How much an agent still has to learn from its expert, by how far it is from it.
 
-        g_i = clip(d_i / (b d_i^0), 0, 1), and 0 where d_i^0 <= 0
+        g_i = clip(d_i / (b d_i^max), 0, 1), and 0 where d_i^max <= 0
 
     With d the expert's return less the learner's, it is 0 from the moment at which a learner does as well as its
     expert, so that a bad expert is left alone; with d the distance of their trajectories, from the moment at which it
@@ -71,8 +69,8 @@ def remaining_share(
 
     Args:
         distance: d, how far each learner is from its expert now.
-        initial: d^0, how far it was at the beginning.
+        widest: d^max, how far it has been at most.
         below: b, more than 0.
     """
-    ahead = initial > 0
-    return jnp.where(ahead, jnp.clip(distance / jnp.where(ahead, below * initial, 1.0), 0.0, 1.0), 0.0)
+    ahead = widest > 0
+    return jnp.where(ahead, jnp.clip(distance / jnp.where(ahead, below * widest, 1.0), 0.0, 1.0), 0.0)
