@@ -297,6 +297,17 @@ def test_unclaimed_landmarks_are_shared_out_greedily(named: dict[int, int]) -> N
         np.testing.assert_array_equal(target, np.asarray(state.landmark)[[expected[a] for a in range(4)]])
 
 
+def test_of_equally_long_ways_the_first_counts() -> None:
+    many = Instructed(SimpleSpread(num_agents=12))
+    for seed in range(20):
+        # Places on a grid, where many distances are equal, and exact.
+        draw = np.random.default_rng(seed)
+        state = spread_state(draw.integers(-2, 3, (12, 2)) / 2, draw.integers(-2, 3, (12, 2)) / 2)
+        expected = greedy_matching(state, list(range(12)), set())
+        target = many.target(state, *[("MoveTo", "nearest_unclaimed_landmark")] * 12)
+        np.testing.assert_array_equal(target, np.asarray(state.landmark)[[expected[a] for a in range(12)]])
+
+
 def test_an_agent_that_holds_on_a_landmark_claims_it() -> None:
     marks = [[0, 0], [1, 0], [-1, -1]]
     state = spread_state([[0.1, 0], [0.2, 0], [-0.8, -1]], marks)
