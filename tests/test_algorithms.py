@@ -126,6 +126,20 @@ def test_an_experiment_has_settings_for_single_algorithms(tmp_path: Path) -> Non
     assert composed("algorithm=qmix").ppo.learning_rate == 0.5
 
 
+def test_an_algorithm_can_take_the_settings_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(EXPERIMENT)
+
+    def composed(*changes: str) -> Any:
+        return compose_config([f"experiment={file}", *changes])
+
+    borrowed = composed("algorithm=ippo", "settings_of=mappo")
+    assert (borrowed.algorithm, borrowed.ppo.learning_rate, borrowed.network.sharing) == ("ippo", 0.125, "all")
+    assert composed("algorithm=ippo", "settings_of=leed").ppo.learning_rate == 0.5
+    with pytest.raises(ConfigurationError, match="settings_of=dqn"):
+        composed("settings_of=dqn")
+
+
 @pytest.mark.parametrize(
     ("section", "message"), [("{dqn: {}}", "algorithms.dqn is none"), ("[1]", "must hold"), ("{ippo: 3}", "must hold")]
 )

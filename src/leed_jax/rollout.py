@@ -168,46 +168,62 @@ def collect(
     Raises:
         ConfigurationError: there are plans, and the environment offers no instructions.
     """
-    num_envs, agents = actors.observation.shape[0], policy.of_agents(parameters)
-    ask = None if plans is None else _Ask(_instructed(environment.environment), plans, num_envs)
+    ask = None
+    if plans is not None:
+        ask = _Ask(_instructed(environment.environment), plans, actors.observation.shape[0])
+    agents = policy.of_agents(parameters)
 
     def advance(actors: Actors, key: PRNGKeyArray) -> tuple[Actors, Rollout]:
-        action_key, step_key = jax.random.split(key)
-        seen, acting, evaluating = policy.see(actors.observation), *_parts(actors.memory)
-        acting, choice = act_all(policy, agents, acting, seen, actors.available_actions, actors.start)
-        action, log_prob = choice.sample(action_key)
-        evaluating, value = value_all(policy, agents, evaluating, actors.observation, actors.start)
-        state, time_step = jax.vmap(environment.step)(
-            actors.environment_state, executable(environment, action), jax.random.split(step_key, num_envs)
-        )
-        over = jax.vmap(lambda step: step.episode_over())(time_step)
-        going_on = jnp.zeros_like(over)
-        _, next_value = value_all(policy, agents, evaluating, time_step.final_observation, going_on)
-        instructed, counter = None, actors.counter
-        if ask is not None:
-            instructed = ask.action(actors.environment_state, counter)
-            counter = jnp.where(over[:, None], 0, ask.following(state, counter))
-        episode_return = actors.running_return + jnp.where(actors.active, time_step.reward, 0.0)
-        record = Rollout(
-            seen=seen,
-            seen_by_all=policy.see_all(actors.observation),
-            available_actions=actors.available_actions,
-            action=action,
-            log_prob=log_prob,
-            value=value,
-            next_value=next_value,
-            reward=time_step.reward,
-            terminated=time_step.terminated,
-            episode_over=over,
-            episode_return=episode_return,
-            start=actors.start,
-            active=actors.active,
-            instructed_action=instructed,
-        )
-        memory = None if acting is None or evaluating is None else Memory(acting, evaluating)
-        return _following(record, state, time_step, counter, memory), record
+        return _advance(environment, policy, agents, ask, actors, key)
 
     return jax.lax.scan(advance, actors, jax.random.split(key, num_steps))
+
+
+def _advance(
+    environment: AutoReset,
+    policy: Policy,
+    agents: PolicyParameters,
+    ask: "_Ask | None",
+    actors: Actors,
+    key: PRNGKeyArray,
+) -> tuple[Actors, Rollout]:
+    """One step of all agents in all environments; the record of it has no axis `T`."""
+    action_key, step_key = jax.random.split(key)
+    seen, acting, evaluating = policy.see(actors.observation), *_parts(actors.memory)
+    acting, choice = act_all(policy, agents, acting, seen, actors.available_actions, actors.start)
+    action, log_prob = choice.sample(action_key)
+    evaluating, value = value_all(policy, agents, evaluating, actors.observation, actors.start)
+    state, time_step = jax.vmap(environment.step)(
+        actors.environment_state,
+        executable(environment, action),
+        jax.random.split(step_key, actors.observation.shape[0]),
+    )
+    over = jax.vmap(lambda step: step.episode_over())(time_step)
+    going_on = jnp.zeros_like(over)
+    _, next_value = value_all(policy, agents, evaluating, time_step.final_observation, going_on)
+    instructed, counter = None, actors.counter
+    if ask is not None:
+        instructed = ask.action(actors.environment_state, counter)
+        counter = jnp.where(over[:, None], 0, ask.following(state, counter))
+    episode_return = actors.running_return + jnp.where(actors.active, time_step.reward, 0.0)
+    record = Rollout(
+        seen=seen,
+        seen_by_all=policy.see_all(actors.observation),
+        available_actions=actors.available_actions,
+        action=action,
+        log_prob=log_prob,
+        value=value,
+        next_value=next_value,
+        reward=time_step.reward,
+        terminated=time_step.terminated,
+        episode_over=over,
+        episode_return=episode_return,
+        start=actors.start,
+        active=actors.active,
+        instructed_action=instructed,
+    )
+    memory = None if acting is None or evaluating is None else Memory(acting, evaluating)
+    return _following(record, state, time_step, counter, memory), record
 
 
 def _following(

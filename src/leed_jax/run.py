@@ -113,8 +113,8 @@ def compose_config(arguments: Sequence[str]) -> Config:
     try:
         with initialize(version_base="1.3", config_path=None):
             node: Any = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
-            if node.algorithm in tuned:
-                choice.append(f"+{_TUNED}={node.algorithm}")
+            if (whose := node.settings_of or node.algorithm) in tuned:
+                choice.append(f"+{_TUNED}={whose}")
                 node = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
     except HydraException as error:
         raise ConfigurationError(_hydra_message(error, experiment)) from None

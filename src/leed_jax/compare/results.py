@@ -196,7 +196,8 @@ def compare_runs(
         )
     metrics = choose_metrics(list(variants.values()))
     against = variants[chosen]
-    level = _level_at_the_end(against, metrics[chosen]) if threshold is None else threshold
+    ends = {label: _level_at_the_end(variant, metrics[label]) for label, variant in variants.items()}
+    level = ends[chosen] if threshold is None else threshold
     if not math.isfinite(level):
         raise ConfigurationError(f"The threshold is {level}, which no curve can be compared with. Give a finite one.")
     return Comparison(
@@ -207,7 +208,7 @@ def compare_runs(
         evaluation_episodes=int(runs[0].summary["evaluation_episodes"]),
         num_agents=int(runs[0].summary["num_agents"]),
         variants=tuple(_result(variant, against, level, metrics[variant.label]) for variant in variants.values()),
-        passing=_passing(variants, metrics),
+        passing=_passing(variants, metrics, ends),
         notes=tuple(notes(list(variants.values()))),
     )
 
@@ -255,10 +256,12 @@ def _result(variant: Variant, against: Variant, threshold: float, metric: str) -
     )
 
 
-def _passing(variants: Mapping[str, Variant], metrics: Mapping[str, str]) -> tuple[Passing, ...]:
-    levels = {label: _level_at_the_end(variant, metrics[label]) for label, variant in variants.items()}
+def _passing(
+    variants: Mapping[str, Variant], metrics: Mapping[str, str], ends: Mapping[str, float]
+) -> tuple[Passing, ...]:
+    """How long each variant takes to where each curve ends."""
     found = []
-    for label, level in levels.items():
+    for label, level in ends.items():
         if math.isfinite(level):
             taken = [_times(variant, level, metrics[other]) for other, variant in variants.items()]
             found.append(Passing(label, level, *zip(*[map(median, pair) for pair in taken], strict=True)))

@@ -14,7 +14,7 @@ from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.options import options
 
 OF_THE_SEED = ("seed", "num_seeds")
-OF_THE_MACHINE = ("experiment", "out", "resume", "checkpoint_every")
+OF_THE_MACHINE = ("experiment", "settings_of", "out", "resume", "checkpoint_every")
 MAX_DIFFERENCES = 3
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from leed_jax.config.schema import Config, LLMConfig
+from leed_jax.demonstrations.execution import LABELS
 from leed_jax.errors import ConfigurationError
 from leed_jax.networks import ACTIVATIONS
 from leed_jax.objectives import SCHEDULES
@@ -15,7 +16,6 @@ SHARING = ("none", "all", "groups")
 EXPERT_SOURCES = ("arrays", "instructions")
 EXPERT_TERMS = ("likelihood", "advantage", "surrogate")
 ADAPTATIONS = ("none", "return_gap", "dtw")
-LABELS = ("instructed", "taken")
 PROVIDERS = ("replay", "openai", "anthropic", "local", "random", "written")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
 PLAN_KINDS = ("relational", "episodes")
@@ -29,6 +29,8 @@ def check_config(config: Config) -> None:
         ConfigurationError: the first setting that cannot work.
     """
     _one_of("algorithm", config.algorithm, ALGORITHMS)
+    if config.settings_of is not None:
+        _one_of("settings_of", config.settings_of, ALGORITHMS)
     _one_of("network.activation", config.network.activation, tuple(ACTIVATIONS))
     _one_of("network.memory", config.network.memory, MEMORIES)
     _one_of("network.sharing", config.network.sharing, SHARING)

@@ -273,6 +273,8 @@ class Config:
         experiment: the experiment that the settings start from.
         algorithm: leed, PPO with expert imitation; ippo, the same without the expert term; mappo, ippo with a central
             critic; bc, imitation alone; vdn or qmix, Q-learning of a team value.
+        settings_of: the algorithm whose own settings are taken from the experiment, if it holds some; null for the
+            one that is trained.
         seed: seed of the first training; the others count up from it.
         num_seeds: trainings side by side.
         total_steps: environment steps of each training, at most.
@@ -287,6 +289,7 @@ class Config:
     env: dict[str, Any]
     experiment: str = ""
     algorithm: str = "leed"
+    settings_of: str | None = None
     seed: int = 0
     num_seeds: int = 1
     total_steps: int = 1_000_000

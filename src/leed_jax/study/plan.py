@@ -18,7 +18,7 @@ from leed_jax.report.directory import CONFIG, SUMMARY
 from leed_jax.study.request import Request
 from leed_jax.study.schema import flatten, folder_name, written
 
-_NAMES = ("out", "resume", "experiment")
+_NAMES = ("out", "resume", "experiment", "settings_of")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def clear_debris(path: Path) -> None:
 
 
 def differences(recorded: Config, asked: Config) -> list[str]:
-    """Settings that differ, in words; where files are, and what an experiment is called, does not count.
+    """Settings that differ, in words; where files are, and what the settings are from, does not count.
 
     Args:
         recorded: the configuration of a run that is there.
