@@ -132,7 +132,7 @@ def test_a_seed_that_diverged_counts_as_the_lowest(tmp_path):
     assert "not finite" in table(result)
     assert as_json(result)["variants"][0]["final"] == [None, 3.0, 2.0, 1.0]
     write_run(tmp_path / "all", final=(None, None), curve=rising([1.0] * 2), greedy=rising([1.0] * 2))
-    with pytest.raises(ConfigurationError, match="The threshold is -inf"):
+    with pytest.raises(ConfigurationError, match="learning curves of all have no finite end"):
         compare_runs({"all": read(tmp_path / "all")})
 
 
@@ -326,6 +326,12 @@ def test_questions_that_make_no_sense(variants, options, message, tmp_path):
         compare(paths, tmp_path / "out", **options)
 
 
+def test_a_reference_without_a_finite_end_sets_no_threshold(tmp_path):
+    run = write_run(tmp_path / "a", curve=((None, None), (None, None)))
+    with pytest.raises(ConfigurationError, match=r"learning curves of a have no finite end .* Give one by --threshold"):
+        compare({"a": [run]}, tmp_path / "out")
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"out=.*file/out cannot be written: .*Choose another folder"):
@@ -376,6 +382,12 @@ def cut(folder, lines):
         (lambda run: edit_row(run, return_per_agent="x"), "lacks a seed, steps, seconds or a return"),
         (lambda run: (run / "config.yaml").unlink(), r"config\.yaml is damaged: it cannot be read"),
         (lambda run: (run / "config.yaml").write_text("a: ["), r"config\.yaml is damaged: it cannot be read"),
+        (lambda run: edit_summary(run, return_per_agent=[1.0, 10**400]), "return_per_agent is not finite"),
+        (lambda run: (run / "config.yaml").write_text("{}"), r"config\.yaml is damaged: it names no environment"),
+        (
+            lambda run: (run / "config.yaml").write_text("{env: {name: x}, evaluation: {curve_episodes: lots}}"),
+            r"config\.yaml is damaged: evaluation\.curve_episodes is no number",
+        ),
         (lambda run: (run / "config.yaml").write_text("- 1"), r"config\.yaml is damaged: it does not hold keys"),
     ],
 )

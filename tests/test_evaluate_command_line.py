@@ -120,6 +120,8 @@ def test_the_best_checkpoint_can_be_evaluated(finished: Any, tmp_path: Path) -> 
         (["--checkpoint", "77"], "has no checkpoint 77"),
         (["--checkpoint", "first"], "give last, best, or the number"),
         (["--episodes", "3"], "evaluation.episodes=3"),
+        (["--out", "/"], "--out /: it is a folder"),
+        (["--out", "nowhere/found.json"], "nowhere is no folder that can be written"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(

@@ -104,6 +104,14 @@ def test_the_surrogate_is_clipped_where_the_ratio_went_far_enough() -> None:
     np.testing.assert_allclose(gradient, -np.array([2, 0, -3, 1, 0, 1.1]) / 6, rtol=1e-5)
 
 
+def test_the_ratio_of_a_sample_that_is_left_out_may_overflow() -> None:
+    weight, behaviour, advantage = jnp.array([1.0, 0.0]), jnp.array([-1.0, -500.0]), jnp.array([2.0, 3.0])
+    loss = lambda log_prob: clipped_surrogate_loss(log_prob, behaviour, advantage, 0.2, weight)  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(jnp.array([-1.0, -1.0]))
+    np.testing.assert_allclose(value, -2.0, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [-2.0, 0.0], rtol=1e-6)
+
+
 def test_the_critics_loss_is_half_the_squared_error() -> None:
     value, target = jnp.array([1.0, 2.0, 5.0]), jnp.array([1.0, 4.0, 1.0])
     loss, gradient = jax.value_and_grad(value_loss)(value, target, jnp.ones(3))

@@ -1,4 +1,6 @@
 import math
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,19 @@ def test_the_best_and_the_last_are_kept(scores, kept, best, tmp_path):
     assert (again.best(), again.latest()) == (best, kept[-1])
     assert int(again.restore(best, abstract(state_of(0)))["count"]) == best
     again.close()
+
+
+@pytest.mark.parametrize("name", ["1/metrics/metrics", ""])
+def test_damaged_files_beside_the_arrays_are_an_error_that_names_the_folder(name, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_of(1), 0.5)
+    checkpoints.close()
+    damaged = tmp_path / "checkpoints" / name
+    if damaged.is_dir():
+        shutil.rmtree(damaged)
+    damaged.write_text("{")
+    with pytest.raises(RunDirectoryError, match=re.escape(f"folder {tmp_path / 'checkpoints'} cannot be used")):
+        Checkpoints(tmp_path).best()
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "extra"])

@@ -138,6 +138,8 @@ def test_composing_leaves_hydra_as_it_was():
         (["env.name=tiny_run:Walk", "algorithm=ippo", "out=old"], ["out=old", "not empty"]),
         (["env.name=tiny_run:Walk", "algorithm=ippo", "out=bad.yaml"], ["out=bad.yaml", "not a directory"]),
         (["env.name=tiny_run:Walk", "algorithm=ippo", "out=bad.yaml/x"], ["out=bad.yaml/x", "not a directory"]),
+        (["env.name=tiny_run:Walk", "algorithm=ippo", "out=new/hidden[64,64]"], ["hidden[64,64]", "holds one of []*?"]),
+        (["env.name=tiny_run:Walk", "algorithm=ippo", f"out=new/{'x' * 300}"], ["cannot be made", "too long"]),
         (["env.name=tiny_run:Walk", "algorithm=ippo", "out=run"], ["out=run", "holds a run already", "resume=run"]),
     ],
 )

@@ -117,6 +117,13 @@ def test_points_and_variants_can_be_chosen(path):
     assert not read_request(name, []).partial
 
 
+def test_a_label_with_a_comma_can_be_chosen_as_it_is_written(path):
+    name = write(path, COMPARE, variants={"slow, or not": {}, "fast": {"ppo.epochs": 1}}, reference=None)
+    assert read_request(name, ["variants=slow, or not"]).variants == ("slow, or not",)
+    with pytest.raises(ConfigurationError, match='it has "slow, or not", fast'):
+        read_request(name, ["variants=slow"])
+
+
 def test_values_are_written_as_on_the_command_line():
     assert written("a.b", None) == "a.b=null"
     assert written("a", True) == "a=true"
@@ -168,6 +175,11 @@ REFUSED = [
     ({}, ["variants=slower"], "variants=slower: the study has no slower; it has slow, fast"),
     ({}, ["ppo.learning_rate=1"], "ppo.learning_rate is what variant slow of study"),
     ({}, ["num_seeds=1"], "num_seeds: the seeds are those of the study"),
+    ({}, ["variants=[]"], "variants=[]: that leaves nothing to run; name some of slow, fast"),
+    ({"points": ONE_POINT}, ["points=[]"], "points=[]: that leaves nothing to run; name some of 2"),
+    ({}, ["threshold=.nan"], "threshold=nan: must be a finite number"),
+    ({}, ["threshold=.inf"], "threshold=inf: must be a finite number"),
+    ({}, ["threshold=nan"], "threshold=nan: must be a finite number"),
     ({}, ["seeds.count=[1"], "seeds.count=[1: the value cannot be read"),
     ({}, ["seeds.count=0"], "seeds.count=0"),
     ({}, ["total_steps"], "total_steps: settings are written key=value"),
@@ -336,6 +348,7 @@ def test_tuning_studies_have_keys_of_their_own(path, changes, message):
         ({"total_steps": 512}, "total_steps=512 in setting 1 of b, and 256 in setting 0 of a"),
         ({"evaluation.episodes": 512}, "evaluation.episodes=512 in setting 1 of b, and 256 in"),
         ({"evaluation.seed": 1}, "evaluation.seed=1 in setting 1 of b"),
+        ({"rollout_steps": 3 * 16}, "setting 1 of b trains 192 steps of total_steps=256, and setting 0 of a 256"),
     ],
 )
 def test_unequal_tuning_budgets_are_refused(path, setting, message):

@@ -47,13 +47,25 @@ class Schedule:
         """The number of updates of the whole run."""
         return self.chunks * self.updates_per_chunk
 
+    @property
+    def steps(self) -> int:
+        """Environment steps of the whole run, of one seed."""
+        return self.chunks * self.steps_per_chunk
+
     @classmethod
     def of(cls, config: Config) -> "Schedule":
-        """The schedule that comes nearest to the configured one without more than `total_steps`."""
-        updates = config.total_steps // config.steps_per_update
-        chunks = max(1, round(updates / config.updates_per_chunk))
-        per_chunk = updates // chunks
-        return cls(chunks, per_chunk, per_chunk * config.steps_per_update)
+        """The schedule with chunks of about the configured length, and not much less than `total_steps`.
+
+        Chunks are as near to that length as leaves out at most a hundredth of the updates, or as few as can be.
+        """
+        updates, wanted = config.total_steps // config.steps_per_update, config.updates_per_chunk
+
+        def cost(per_chunk: int) -> tuple[int, int]:
+            return max(updates % per_chunk, updates // 100), abs(per_chunk - wanted)
+
+        lengths = range(max(1, min(updates, wanted) // 2), max(1, min(updates, 2 * wanted)) + 1)
+        per_chunk = min(lengths, key=cost)
+        return cls(updates // per_chunk, per_chunk, per_chunk * config.steps_per_update)
 
 
 @dataclasses.dataclass(frozen=True)

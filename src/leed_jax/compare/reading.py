@@ -67,9 +67,13 @@ def read_number(values: Mapping[str, Any], name: str, *, missing: bool = False) 
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is no number")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name} is not finite")
-    return float(value)
+    return number
 
 
 def damaged(file: Path, fault: str) -> RunDirectoryError:

@@ -198,6 +198,11 @@ def compare_runs(
     against = variants[chosen]
     ends = {label: _level_at_the_end(variant, metrics[label]) for label, variant in variants.items()}
     level = ends[chosen] if threshold is None else threshold
+    if threshold is None and not math.isfinite(level):
+        raise ConfigurationError(
+            f"The learning curves of {chosen} have no finite end that could be the threshold. Give one by --threshold, "
+            "or another reference."
+        )
     if not math.isfinite(level):
         raise ConfigurationError(f"The threshold is {level}, which no curve can be compared with. Give a finite one.")
     return Comparison(

@@ -95,7 +95,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise damaged(path / CONFIG, f"it cannot be read ({type(error).__name__})") from None
     if not isinstance(values, dict):
         raise damaged(path / CONFIG, "it does not hold keys and values")
-    return flat(values)
+    settings = flat(values)
+    if "env.name" not in settings:
+        raise damaged(path / CONFIG, "it names no environment")
+    try:
+        read_number(settings, "evaluation.curve_episodes", missing=True)
+    except (TypeError, ValueError) as error:
+        raise damaged(path / CONFIG, str(error)) from None
+    return settings
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from leed_jax.cli import exit_printing, leave
@@ -69,12 +71,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> int:
     config = _wanted(read_config(arguments.run), arguments.episodes, arguments.seed)
+    if arguments.out is not None:
+        _check_out(arguments.out)
     found = evaluate_run(arguments.run, config, arguments.checkpoint)
     _print(found, arguments.run)
     if arguments.out is not None:
         write_whole(arguments.out, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
         print(arguments.out)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir() or not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        why = "it is a folder" if out.is_dir() else f"{out.absolute().parent} is no folder that can be written"
+        raise ConfigurationError(f"--out {out}: {why}; name a file in a folder that is there.")
 
 
 def _wanted(config: Config, episodes: int | None, seed: int | None) -> Config:
@@ -186,7 +196,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
         f"{found['algorithm']} in {path}: checkpoint {found['checkpoint']}, after {found['env_steps']:,} steps; "
         f"{found['episodes']:,} fresh episodes{f', {seeds} seeds' if seeds > 1 else ''}"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     names = list(found["greedy"]["measures"])
     middle = "return per agent" if seeds == 1 else "return per agent (interquartile mean)"
     for column in ("", middle, "spread" if seeds == 1 else "lowest, highest seed", "each agent", *names):

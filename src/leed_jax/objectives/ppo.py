@@ -58,7 +58,8 @@ def clipped_surrogate_loss(
     """
     chex.assert_rank([log_prob, behaviour_log_prob, advantage], 1)
     chex.assert_equal_shape([log_prob, behaviour_log_prob, advantage])
-    ratio = jnp.exp(log_prob - behaviour_log_prob)
+    # Nothing holds back samples that are left out. Their ratio may overflow, and 0 times infinity is no number.
+    ratio = jnp.exp(jnp.where(weight > 0.0, log_prob - behaviour_log_prob, 0.0))
     clipped = jnp.clip(ratio, 1.0 - clip_epsilon, 1.0 + clip_epsilon)
     return -weighted_mean(jnp.minimum(ratio * advantage, clipped * advantage), weight)
 

@@ -26,6 +26,9 @@ class Checkpoints:
     Args:
         directory: the run directory.
         read_only: touch nothing, as another process may be writing there.
+
+    Raises:
+        RunDirectoryError: what is there cannot be read.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
@@ -36,7 +39,9 @@ class Checkpoints:
         self._directory, self._read_only = (directory / CHECKPOINTS).absolute(), read_only
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
         handler = ocp.StandardCheckpointHandler()
-        with _quiet(read_only):
+        with self._readable(f"folder {self._directory}"), _quiet(read_only):
+            if self._directory.exists() and not self._directory.is_dir():
+                raise NotADirectoryError  # which would be noticed no sooner than in writing
             # A directory that was being removed file by file when the process was killed would pass for a checkpoint,
             # so it is renamed first and removed afterwards.
             options = ocp.CheckpointManagerOptions(
@@ -51,11 +56,13 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The number of the last checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        with self._readable(f"folder {self._directory}"):
+            return self._manager.latest_step()
 
     def best(self) -> int | None:
         """The number of the best checkpoint, None if there is none."""
-        return self._manager.best_step()
+        with self._readable(f"folder {self._directory}"):
+            return self._manager.best_step()
 
     def save(self, chunk: int, state: Any, score: float | None) -> None:
         """Start to write a checkpoint.
@@ -81,18 +88,12 @@ class Checkpoints:
             RunDirectoryError: it cannot be read, or holds something else.
         """
         wanted = _named_leaves(abstract_state)
-        try:
+        with self._readable(f"checkpoint {self._directory / str(chunk)}"):
             found = self._manager.item_metadata(chunk)
             kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
             if {name: (found[name].shape, found[name].dtype) for name in found} != kinds:
                 raise ValueError("it holds other arrays")
             leaves = self._manager.restore(chunk, args=self._args.StandardRestore(wanted))
-        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or foreign checkpoint
-            raise RunDirectoryError(
-                f"checkpoint {self._directory / str(chunk)} cannot be used ({type(error).__name__}): it is damaged, "
-                "config.yaml was changed since, or another version of leed_jax wrote it. Restore what was there, or "
-                "start a new run."
-            ) from error
         paths, structure = jax.tree.flatten_with_path(abstract_state)
         whole = [_typed(leaves.get(_name(path)), leaf) for path, leaf in paths]
         return jax.tree.unflatten(structure, whole)
@@ -106,6 +107,18 @@ class Checkpoints:
         """Wait until everything is written, and let go of threads."""
         self._manager.close()
         self._sweep()
+
+    @contextlib.contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Tell what cannot be read, and why that may be."""
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or foreign checkpoint
+            raise RunDirectoryError(
+                f"{what} cannot be used ({type(error).__name__}): it is damaged, "
+                "config.yaml was changed since, or another version of leed_jax wrote it. Restore what was there, or "
+                "start a new run."
+            ) from error
 
     def _sweep(self) -> None:
         if not self._read_only:

@@ -1,5 +1,6 @@
 """The run directory: claimed by one process at a time, and never written over."""
 
+import contextlib
 import datetime
 import os
 from pathlib import Path
@@ -21,6 +22,8 @@ TENSORBOARD = "tensorboard"
 SUMMARY = "summary.json"
 CURVE = "learning_curve.png"
 ANIMATION = "rollout.gif"
+
+_PATTERNS = "[]*?"
 
 
 class RunDirectory:
@@ -141,7 +144,14 @@ def check_free(path: Path) -> None:
         raise RunDirectoryError(f"out={path}: {existing} is not a directory. {mend}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunDirectoryError(f"out={path}: {existing} cannot be written. {mend}")
+    # The library that writes checkpoints takes these for patterns, and then cannot read them again.
+    if set(_PATTERNS) & set(str(path.absolute())):
+        raise RunDirectoryError(
+            f"out={path}: checkpoints cannot be kept in {path.absolute()}, as that path holds one of {_PATTERNS}. "
+            "Choose another out."
+        )
     if existing != path.absolute():
+        _check_makeable(path, existing)
         return
     # A run that was killed while it claimed the directory leaves nothing but its lock.
     if any(entry.name != LOCK for entry in path.iterdir()):
@@ -151,6 +161,20 @@ def check_free(path: Path) -> None:
                 "overwritten."
             )
         raise RunDirectoryError(f"out={path} is not empty. {mend}")
+
+
+def _check_makeable(path: Path, existing: Path) -> None:
+    """Make the directory, and remove it again."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise RunDirectoryError(f"out={path} cannot be made: {error.strerror}. Choose another out.") from None
+    finally:
+        for made in (path.absolute(), *path.absolute().parents):
+            if made == existing:
+                break
+            with contextlib.suppress(OSError):
+                made.rmdir()
 
 
 def _lock(path: Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from leed_jax.files import write_whole
@@ -20,7 +21,7 @@ def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
 
 def print_summary(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
     """Print the summary as a small table."""
-    table = Table(show_header=False, title=f"{summary['algorithm']} in {directory}", title_justify="left")
+    table = Table(show_header=False, title=escape(f"{summary['algorithm']} in {directory}"), title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
     for label, value in _lines(summary):

@@ -155,12 +155,16 @@ def _choice(key: str, wanted: str | None, known: list[Any]) -> list[Any]:
     if wanted is None:
         return known
     parsed = _parsed(key, wanted)
-    parts = parsed if isinstance(parsed, list) else [part.strip() for part in wanted.split(",")]
     texts = {str(item): item for item in known}
-    for part in parts:
-        if str(part) not in texts:
-            raise ConfigurationError(f"{key}={wanted}: the study has no {part}; it has {', '.join(texts) or 'none'}.")
-    chosen = {str(part) for part in parts}
+    parts = parsed if isinstance(parsed, list) else [part.strip() for part in wanted.split(",")]
+    # A label may hold a comma.
+    chosen = {wanted} if wanted in texts else {str(part) for part in parts}
+    there = ", ".join(f'"{text}"' if "," in text else text for text in texts) or "none"
+    for part in chosen:
+        if part not in texts:
+            raise ConfigurationError(f"{key}={wanted}: the study has no {part}; it has {there}.")
+    if not chosen:
+        raise ConfigurationError(f"{key}={wanted}: that leaves nothing to run; name some of {there}.")
     return [item for text, item in texts.items() if text in chosen]
 
 

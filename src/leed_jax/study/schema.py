@@ -1,6 +1,7 @@
 """Study files: what is asked, of which variants, on which seeds; read, and checked before anything runs."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -245,6 +246,8 @@ def _check_tuning(study: StudyFile, require: Any) -> None:
 
 def _check_comparison(study: StudyFile, require: Any) -> None:
     require(study.budget is None, "budget is for kind=tune; leave it out.")
+    threshold = study.threshold
+    require(threshold is None or math.isfinite(threshold), f"threshold={threshold}: must be a finite number, or null.")
     names, reference = ", ".join(study.variants), study.reference
     require(
         reference is None or reference in study.variants,

@@ -15,6 +15,7 @@ from leed_jax.compare.statistics import extended_iqm
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
 from leed_jax.files import append_line, lock_folder, write_whole
+from leed_jax.program import Schedule
 from leed_jax.study.plan import check_ingredients, differences
 from leed_jax.study.progress import Pace, say, work_of
 from leed_jax.study.request import Request
@@ -23,6 +24,9 @@ from leed_jax.study.trial import Trained, train_and_score
 from leed_jax.study.tuning_page import write_record
 
 TRIED = "tried.jsonl"
+
+# By so large a share two settings of a tuning may differ in the steps that they train: updates come whole.
+_UNEQUAL = 0.02
 
 Row = dict[str, Any]
 
@@ -86,6 +90,14 @@ def _check_equal(request: Request, trials: Sequence[Trial]) -> None:
                     f"{expected} in setting {first.number} of {first.variant}; every setting gets the same. Set {key} "
                     "in settings alone."
                 )
+        steps, expected = (Schedule.of(t.configs[0]).steps for t in (trial, first))
+        if abs(steps - expected) > _UNEQUAL * expected:
+            raise ConfigurationError(
+                f"study {request.where}: setting {trial.number} of {trial.variant} trains {steps:,} steps of "
+                f"total_steps={trial.configs[0].total_steps:,}, and setting {first.number} of {first.variant} "
+                f"{expected:,}; every setting gets the same. Choose total_steps that num_envs x rollout_steps of each "
+                "goes into about evenly."
+            )
 
 
 def _budget(config: Config) -> dict[str, int]:
