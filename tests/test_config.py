@@ -12,6 +12,7 @@ from leed_jax.config import (
     make_environment,
     to_dictionary,
 )
+from leed_jax.environment_class import complete
 from leed_jax.errors import ConfigurationError, EnvironmentContractError
 from leed_jax.networks import ACTIVATIONS
 from leed_jax.objectives import SCHEDULES
@@ -164,6 +165,23 @@ def test_bad_environments_are_named_with_the_mend(values, words, tmp_path, monke
         make_environment(values)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_the_fields_of_an_environment_can_be_written_out_and_make_it_again():
+    given = {"name": SPREAD, "num_agents": 4}
+    fields = complete(given)
+    assert fields == {
+        "name": SPREAD,
+        "num_agents": 4,
+        "num_landmarks": None,
+        "local_ratio": 0.5,
+        "max_steps": 26,
+        "observed_agents": None,
+        "observed_landmarks": None,
+    }
+    assert make_environment(fields) == make_environment(given)
+    listed = complete({"name": f"{__name__}:Listed", "nested": [[1], [2, 3]]})
+    assert (listed["sizes"], listed["nested"]) == ([1, 2], [[1], [2, 3]])
 
 
 def test_a_class_without_the_protocol_is_refused():

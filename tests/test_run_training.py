@@ -275,6 +275,11 @@ def test_a_demonstration_folder_is_recorded_as_an_absolute_path(finished, monkey
     assert setup.config.demonstrations.path == "set"
 
 
+def test_every_field_of_the_environment_is_recorded(finished):
+    recorded = OmegaConf.load(finished[0].directory / "config.yaml").env
+    assert set(recorded) == {"name", "num_agents", "max_steps", "start"}
+
+
 def test_wall_clock_fields_are_fields(finished):
     assert set(WALL_CLOCK_FIELDS) < set(rows_of(finished[0].directory)[0])
 

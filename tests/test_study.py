@@ -238,10 +238,14 @@ def test_differences_are_told_by_key():
     )
     assert differences(recorded, recorded) == []
     assert differences(recorded, asked) == [
-        "env.start=2.0 there, no env.start asked for",
+        "env.start=2.0 there, env.start=3.0 asked for",
         "num_envs=128 there, num_envs=64 asked for",
         "ppo.epochs=4 there, ppo.epochs=3 asked for",
     ]
+
+
+def test_a_default_of_the_environment_is_the_same_written_out():
+    assert differences(small_config(), small_config(env={"name": "tiny_run:Walk", "start": 3.0})) == []
 
 
 def test_a_demonstration_set_is_the_same_by_name_and_by_folder(tmp_path):

@@ -28,27 +28,63 @@ def make_environment(values: Mapping[str, Any]) -> Environment:
         ConfigurationError: there is no such class, or a field is unknown, of the wrong type, or out of range.
         EnvironmentContractError: the class lacks a part of the protocol.
     """
-    fields = dict(values)
-    name = str(fields.pop("name", ""))
-    cls = _environment_class(name)
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
-    takes = f"{cls.__name__} takes: {', '.join(known) or 'nothing'}."
-    for field in fields:
-        if field not in known:
-            raise ConfigurationError(f"env.{field}: the environment has no such field. {takes}")
+    name = str(values.get("name", ""))
+    cls, settings = _environment_class(name), all_fields(values)
     try:
-        settings: Any = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(fields))
-        environment = cls(**{field: _plain(settings[field]) for field in known})
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(f"env.{one_sentence(error)} {takes}") from None
+        environment = cls(**{field: _plain(settings[field]) for field in settings})
     except LeedError:
         raise
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"env.{one_sentence(error)} {_takes(cls)}") from None
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"env: {cls.__name__} refuses its fields: {error}. {takes}") from None
+        raise ConfigurationError(f"env: {cls.__name__} refuses its fields: {error}. {_takes(cls)}") from None
     if not isinstance(environment, Environment):
         missing = ", ".join(name for name in _PROTOCOL if not hasattr(environment, name))
         raise EnvironmentContractError(f"env.name={name}: {cls.__name__} is no environment, as it lacks {missing}.")
     return environment
+
+
+def all_fields(values: Mapping[str, Any]) -> Any:
+    """Every field that an environment is made from, as an OmegaConf mapping: those that are given, and defaults.
+
+    Args:
+        values: see `make_environment`.
+
+    Raises:
+        ConfigurationError: there is no such class, or a field is unknown or of the wrong type.
+    """
+    given = {key: value for key, value in values.items() if key != "name"}
+    cls = _environment_class(str(values.get("name", "")))
+    known = _known(cls)
+    for field in given:
+        if field not in known:
+            raise ConfigurationError(f"env.{field}: the environment has no such field. {_takes(cls)}")
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(given))
+        return OmegaConf.masked_copy(merged, known)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"env.{one_sentence(error)} {_takes(cls)}") from None
+
+
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same `env` section with every field, so that it tells the same environment when a default has changed.
+
+    Args:
+        values: see `make_environment`.
+
+    Raises:
+        ConfigurationError: see `all_fields`.
+    """
+    fields: Any = OmegaConf.to_container(all_fields(values), enum_to_str=True)
+    return {"name": str(values.get("name", "")), **fields}
+
+
+def _known(cls: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
+def _takes(cls: Any) -> str:
+    return f"{cls.__name__} takes: {', '.join(_known(cls)) or 'nothing'}."
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from leed_jax.cli import StopSignals
 from leed_jax.config import Config
+from leed_jax.environment_class import complete
 from leed_jax.evaluate import play, random_chooser
 from leed_jax.loss import Metrics
 from leed_jax.program import Program, Setup, describe_device, final_returns, memory_errors, prepare
@@ -114,8 +115,8 @@ def _compile(setup: Setup, program: Program, console: Console) -> None:
 
 
 def _portable(setup: Setup) -> Config:
-    """The configuration to record: a demonstration folder is found again from any working directory."""
-    config, used = setup.config, setup.demonstrations
+    """The configuration to record: with all fields of the environment, and demonstrations found from any folder."""
+    config, used = dataclasses.replace(setup.config, env=complete(setup.config.env)), setup.demonstrations
     if used is None or used.path.is_absolute():
         return config
     demonstrations = dataclasses.replace(config.demonstrations, path=str(used.path.resolve()))

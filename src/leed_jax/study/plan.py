@@ -1,5 +1,6 @@
 """The runs of a study, composed and checked as a whole before any of them starts."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from leed_jax.compare.runs import flat
 from leed_jax.config import IMITATING, Config, from_dictionary, to_dictionary
 from leed_jax.demonstrations import find_set, load_demonstrations
-from leed_jax.environment_class import make_environment
+from leed_jax.environment_class import complete, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
 from leed_jax.report.directory import CONFIG, SUMMARY
 from leed_jax.study.request import Request
@@ -163,6 +164,9 @@ def differences(recorded: Config, asked: Config) -> list[str]:
 
 
 def _comparable(config: Config) -> dict[str, Any]:
+    with contextlib.suppress(ConfigurationError):
+        # A run records all fields of its environment.
+        config = dataclasses.replace(config, env=complete(config.env))
     values = flat(to_dictionary(config))
     for key in _NAMES:
         values.pop(key)
