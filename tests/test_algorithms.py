@@ -10,7 +10,7 @@ import pytest
 from tiny_run import Walk, quick_compilation, record_walk, settings
 
 from leed_jax.algorithms import agent_groups, make_algorithm
-from leed_jax.config import ALGORITHMS
+from leed_jax.config import ALGORITHMS, NetworkConfig
 from leed_jax.environment_class import make_environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.run import compose_config
@@ -126,6 +126,13 @@ def test_an_experiment_has_settings_for_single_algorithms(tmp_path: Path) -> Non
     assert composed("algorithm=qmix").ppo.learning_rate == 0.5
 
 
+def test_a_section_with_nothing_in_it_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text('env: {name: "tiny_run:Walk"}\nalgorithm: ippo\nnetwork:\nppo: {epochs: 3}\n')
+    config = compose_config([f"experiment={file}"])
+    assert (config.network, config.ppo.epochs) == (NetworkConfig(), 3)
+
+
 def test_an_algorithm_can_take_the_settings_of_another(tmp_path: Path) -> None:
     file = tmp_path / "e.yaml"
     file.write_text(EXPERIMENT)
@@ -141,7 +148,14 @@ def test_an_algorithm_can_take_the_settings_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "message"), [("{dqn: {}}", "algorithms.dqn is none"), ("[1]", "must hold"), ("{ippo: 3}", "must hold")]
+    ("section", "message"),
+    [
+        ("{dqn: {}}", "algorithms.dqn is none"),
+        ("[1]", "must hold"),
+        ("{ippo: 3}", "must hold"),
+        ("{ippo: {settings_of: mappo}}", r"algorithms\.ippo\.settings_of would choose"),
+        ("{mappo: {algorithm: ippo}}", r"algorithms\.mappo\.algorithm would choose"),
+    ],
 )
 def test_settings_for_algorithms_that_cannot_be_used_are_refused(tmp_path: Path, section: str, message: str) -> None:
     file = tmp_path / "e.yaml"

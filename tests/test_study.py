@@ -201,6 +201,7 @@ def test_what_cannot_work_is_refused(path, changes, arguments, message):
         ("title: [", "is not valid YAML"),
         ("- 1", "must hold keys and values"),
         ("title: a\ntitle: b", "duplicate key title"),
+        ("title: a\nvariants:\n", "variants is empty: give at least one"),
     ],
 )
 def test_files_that_are_no_studies_are_refused(path, text, message):

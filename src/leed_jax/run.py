@@ -43,6 +43,7 @@ Examples:
 _SCHEMA = "leed_jax_schema"
 _USER_EXPERIMENT = "_user_file"
 _TUNED = "tuned"
+_SECTIONS = [option.key for option in options(Config) if option.section]
 _PATHS = ("out", "demonstrations.path", "generate.out", "generate.prompt", "llm.path", "llm.cache")
 
 
@@ -232,6 +233,8 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
         raise ConfigurationError(f"experiment file {where} is not valid YAML: {error}") from None
     if not OmegaConf.is_dict(values):
         raise ConfigurationError(f"experiment file {where} must hold keys and values.")
+    for section in [key for key in _SECTIONS if key in values and values[key] is None]:
+        del values[section]
     tuned: Any = values.pop("algorithms", OmegaConf.create({}))
     if not (OmegaConf.is_dict(tuned) and all(OmegaConf.is_dict(node) for node in tuned.values())):
         raise ConfigurationError(f"experiment file {where}: algorithms must hold keys and values for each algorithm.")
@@ -240,6 +243,12 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
             raise ConfigurationError(
                 f"experiment file {where}: algorithms.{algorithm} is none; write one of {', '.join(ALGORITHMS)}."
             )
+        for key in ("algorithm", "settings_of"):
+            if key in node:
+                raise ConfigurationError(
+                    f"experiment file {where}: algorithms.{algorithm}.{key} would choose the section that it is in; leave "
+                    "it out."
+                )
         store.store(group=_TUNED, name=str(algorithm), node=node, package="_global_")
     store.store(group="experiment", name=name, node=values, package="_global_")
     return [f"+experiment={name}"], {str(algorithm) for algorithm in tuned}

@@ -1,6 +1,7 @@
 """An animation of a policy at work, for environments that can draw their states."""
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def draw_states(path: Path, environment: Drawable, episodes: Iterable[Sequence[N
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     writer = PillowWriter(fps=FRAMES_PER_S)
-    with writer.saving(figure, str(path), dpi=80):
+    with writer.saving(figure, str(path), dpi=80), warnings.catch_warnings():
+        # Of a picture with very long numbers on its axes; it is drawn all the same.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
         for index, states in enumerate(episodes, start=1):
             for step, state in states[:: _stride(environment)]:
                 axes.clear()

@@ -115,7 +115,8 @@ def read_study_file(name: str, changes: Mapping[str, Any]) -> tuple[str, StudyFi
         values = OmegaConf.create(text)
         if not OmegaConf.is_dict(values):
             raise ConfigurationError(f"study {where} must hold keys and values.")
-        merged = OmegaConf.merge(OmegaConf.structured(StudyFile), values)
+        given = {key: value for key, value in values.items() if value is not None}
+        merged = OmegaConf.merge(OmegaConf.structured(StudyFile), given)
         for key, value in changes.items():
             OmegaConf.update(merged, key, value)
         study: Any = OmegaConf.to_object(merged)
