@@ -246,8 +246,8 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
         for key in ("algorithm", "settings_of"):
             if key in node:
                 raise ConfigurationError(
-                    f"experiment file {where}: algorithms.{algorithm}.{key} would choose the section that it is in; leave "
-                    "it out."
+                    f"experiment file {where}: algorithms.{algorithm}.{key} would choose the section that it is in. "
+                    "Leave it out."
                 )
         store.store(group=_TUNED, name=str(algorithm), node=node, package="_global_")
     store.store(group="experiment", name=name, node=values, package="_global_")
