@@ -71,7 +71,9 @@ def _levels(comparison: Comparison) -> Iterator[tuple[float, str, Any]]:
         if value is not None:
             of_plans.setdefault(f"{value:.2f}", (value, []))[1].append(variant.label)
     for shown, (value, labels) in of_plans.items():
-        whose = "" if len(of_plans) == 1 else f", {_plain(', '.join(labels))}"
+        # All labels together may be wider than the picture.
+        further = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        whose = "" if len(of_plans) == 1 else f", {_plain(labels[0])}{further}"
         yield value, f"instructions alone{whose} ({shown})", (0, (8, 4))
     random = [variant.random_return for variant in comparison.variants if variant.random_return is not None]
     if random:
