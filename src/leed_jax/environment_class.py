@@ -29,7 +29,8 @@ def make_environment(values: Mapping[str, Any]) -> Environment:
         EnvironmentContractError: the class lacks a part of the protocol.
     """
     name = str(values.get("name", ""))
-    cls, settings = _environment_class(name), all_fields(values)
+    cls = _environment_class(name)
+    settings = _all_fields(cls, values)
     try:
         environment = cls(**{field: _plain(settings[field]) for field in settings})
     except LeedError:
@@ -44,8 +45,8 @@ def make_environment(values: Mapping[str, Any]) -> Environment:
     return environment
 
 
-def all_fields(values: Mapping[str, Any]) -> Any:
-    """Every field that an environment is made from, as an OmegaConf mapping: those that are given, and defaults.
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same `env` section with every field, so that it tells the same environment when a default has changed.
 
     Args:
         values: see `make_environment`.
@@ -53,8 +54,14 @@ def all_fields(values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigurationError: there is no such class, or a field is unknown or of the wrong type.
     """
+    name = str(values.get("name", ""))
+    fields: Any = OmegaConf.to_container(_all_fields(_environment_class(name), values), enum_to_str=True)
+    return {"name": name, **fields}
+
+
+def _all_fields(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Every field that a class is made from, as an OmegaConf mapping: those that are given, and defaults."""
     given = {key: value for key, value in values.items() if key != "name"}
-    cls = _environment_class(str(values.get("name", "")))
     known = _known(cls)
     for field in given:
         if field not in known:
@@ -64,19 +71,6 @@ def all_fields(values: Mapping[str, Any]) -> Any:
         return OmegaConf.masked_copy(merged, known)
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"env.{one_sentence(error)} {_takes(cls)}") from None
-
-
-def complete(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same `env` section with every field, so that it tells the same environment when a default has changed.
-
-    Args:
-        values: see `make_environment`.
-
-    Raises:
-        ConfigurationError: see `all_fields`.
-    """
-    fields: Any = OmegaConf.to_container(all_fields(values), enum_to_str=True)
-    return {"name": str(values.get("name", "")), **fields}
 
 
 def _known(cls: Any) -> list[str]:
