@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from probes import HYPER, Choice, Nothing, Steady
 from test_objectives import warp
 
@@ -130,6 +131,26 @@ def test_whole_episodes_are_drawn_whole() -> None:
     assert set(np.unique(drawn.outcome.reward[0]).tolist()) <= set(range(EPISODES)) - {1}
     np.testing.assert_array_equal(drawn.weight[0], np.ones((2, 200)))
     np.testing.assert_array_equal(drawn.weight[1, 1], drawn.outcome.reward[1, 0] % 2)
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_entropy_bonus_keeps_an_imitator_from_committing_itself(weight: float) -> None:
+    shown = Experts(samples=expert_episodes(demonstrations([1] * EPISODES, [0.0] * EPISODES)))
+    nothing_else = {"policy_coefficient": 0.0, "entropy_coefficient": 0.0, "expert_weight": weight}
+    committed, _ = learn(Nothing(), shown, updates=400, **nothing_else)
+    assert np.all(committed[:, 1] > 0.98)
+    # The least of -log p - H, with the rest of the probability shared by two actions, is where p log(2 p / (1 - p)) = 1.
+    probability = scipy.optimize.brentq(lambda p: p * np.log(2 * p / (1 - p)) - 1, 0.4, 0.99)
+    rest = (1 - probability) / 2
+    found, _ = learn(Nothing(), shown, updates=400, expert_entropy=1.0, **nothing_else)
+    np.testing.assert_allclose(found, [[rest, probability, rest]] * AGENTS, atol=0.03)
+
+
+def test_the_entropy_bonus_is_gone_when_the_term_is() -> None:
+    shown = Experts(samples=MIXED)
+    without, _ = learn(Choice(num_agents=AGENTS), shown, updates=3, expert_weight=0.0)
+    found, _ = learn(Choice(num_agents=AGENTS), shown, updates=3, expert_weight=0.0, expert_entropy=5.0)
+    np.testing.assert_array_equal(found, without)
 
 
 # --- the weight -------------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ def make_hyper(config: Config, total_updates: int) -> Hyper:
         expert_weight=expert.weight,
         expert_decay_updates=expert.decay_fraction * total_updates,
         expert_adapt_below=expert.adapt_below,
+        expert_entropy=0.0 if imitates_alone else expert.entropy,
         expert_temperature=expert.temperature,
         expert_max_sample_weight=expert.max_sample_weight,
     )

@@ -28,6 +28,7 @@ class Hyper:
         expert_weight: weight of the expert term at the start.
         expert_decay_updates: the number of updates over which it falls.
         expert_adapt_below: share of the way to the expert that is left when an adaptive weight begins to fall.
+        expert_entropy: weight of an entropy bonus, in units of the expert term's weight at the time.
         expert_temperature: beta of the advantage-weighted term, in the unit of the rewards.
         expert_max_sample_weight: largest weight of a sample in that term.
     """
@@ -45,6 +46,7 @@ class Hyper:
     expert_weight: Number = 0.0
     expert_decay_updates: Number = 1.0
     expert_adapt_below: Number = 0.1
+    expert_entropy: Number = 0.0
     expert_temperature: Number = 1.0
     expert_max_sample_weight: Number = 20.0
 

@@ -123,10 +123,12 @@ def agent_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """One agent's whole loss on its own minibatch.
 
-        L = c_p L_clip + c_v L_value - c_h H + w L_expert
+        L = c_p L_clip + c_v L_value - c_h H + w (L_expert - c_e H)
 
     The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9), with c_p = 1 but for imitation
-    alone; the fourth is the expert loss.
+    alone; the fourth is the expert loss, with the confidence penalty of Pereyra et al. 2017 (arXiv 1701.06548, section
+    3). Imitation takes the entropy that PPO would need to find out that another action is better: without the penalty
+    a learner hardly gets beyond a mediocre expert. It fades with the weight w.
 
     Args:
         policy: the networks; static.
@@ -158,7 +160,7 @@ def agent_loss(
     elif expert is not None:
         metrics["expert_loss"] = expert_loss(policy, term, parameters, standing, expert, hyper)
     if "expert_loss" in metrics:
-        loss = loss + standing.expert_weight * metrics["expert_loss"]
+        loss = loss + standing.expert_weight * (metrics["expert_loss"] - hyper.expert_entropy * entropy)
     return loss, metrics
 
 

@@ -215,6 +215,7 @@ _RANGES = {
     "q_learning.reward_scale": (1e-12, 1e12),
     "evaluation.curve_episodes": (0, 10**6),
     "expert.adapt_below": (1e-6, 1.0),
+    "expert.entropy": (0.0, 1e6),
     "expert.temperature": (1e-6, 1e6),
     "expert.max_sample_weight": (1e-6, 1e6),
     "demonstrations.noise": (0.0, 1.0),

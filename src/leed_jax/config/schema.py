@@ -108,6 +108,8 @@ class ExpertConfig:
         adapt: a factor of each agent's own: none; return_gap, by the share of the way to the expert's return that is
             left; or dtw, the same for the distance of their episodes.
         adapt_below: the factor is 1 until this share of the way is left, and falls to 0 from there.
+        entropy: weight of an entropy bonus, in units of the term's own weight, with which it falls: who follows its
+            expert keeps trying other actions. Without effect on bc.
         batch_size: expert samples per agent and minibatch.
         temperature: with term=advantage, the advantage that multiplies a sample's weight by e.
         max_sample_weight: with term=advantage, the largest weight of a sample.
@@ -120,6 +122,7 @@ class ExpertConfig:
     decay_fraction: float = 0.5
     adapt: str = "none"
     adapt_below: float = 0.1
+    entropy: float = 0.0
     batch_size: int = 256
     temperature: float = 1.0
     max_sample_weight: float = 20.0
