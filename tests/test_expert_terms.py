@@ -139,7 +139,7 @@ def test_the_entropy_bonus_keeps_an_imitator_from_committing_itself(weight: floa
     nothing_else = {"policy_coefficient": 0.0, "entropy_coefficient": 0.0, "expert_weight": weight}
     committed, _ = learn(Nothing(), shown, updates=400, **nothing_else)
     assert np.all(committed[:, 1] > 0.98)
-    # The least of -log p - H, with the rest of the probability shared by two actions, is where p log(2 p / (1 - p)) = 1.
+    # With the rest of the probability shared by two actions, -log p - H is least where p log(2 p / (1 - p)) = 1.
     probability = scipy.optimize.brentq(lambda p: p * np.log(2 * p / (1 - p)) - 1, 0.4, 0.99)
     rest = (1 - probability) / 2
     found, _ = learn(Nothing(), shown, updates=400, expert_entropy=1.0, **nothing_else)
