@@ -226,6 +226,16 @@ def test_a_damaged_line_is_named(study, tmp_path):
         tune(study, tmp_path, StandIn())
 
 
+@pytest.mark.parametrize("name", ["returns", "score", "env_steps", "seconds", "versions", "device", "changes"])
+def test_a_line_with_something_of_the_wrong_type_is_named(study, tmp_path, name):
+    tune(study, tmp_path, StandIn())
+    lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
+    wrong = json.dumps({**json.loads(lines[1]), name: ["a text"]})
+    (tmp_path / TRIED).write_text(lines[0] + wrong + "\n" + "".join(lines[2:]))
+    with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({name} is \['a text'\]\)"):
+        tune(study, tmp_path, StandIn())
+
+
 def test_two_processes_do_not_write_to_one_folder(study, tmp_path):
     lock = lock_folder(tmp_path)
     try:

@@ -30,6 +30,21 @@ _UNEQUAL = 0.02
 
 Row = dict[str, Any]
 
+_NUMBER_OR_NOTHING = (int, float, type(None))
+_ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "variant": str,
+    "number": int,
+    "changes": dict,
+    "seeds": list,
+    "returns": list,
+    "score": _NUMBER_OR_NOTHING,
+    "env_steps": int,
+    "seconds": (int, float),
+    "versions": dict,
+    "device": dict,
+    "config": dict,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -208,19 +223,33 @@ def _recorded(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
     rows = {}
     for number, line in enumerate(whole.splitlines()):
         try:
-            row = json.loads(line)
+            row = _checked(json.loads(line))
             place = (row["variant"], row["number"])
             recorded = from_dictionary(row["config"])
-            seeds = row["seeds"]
-            _ = row["seconds"], row["score"], row["returns"], row["changes"]
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(
                 f"{path}, line {number + 1} is damaged ({error}). Restore it, or remove the line."
             ) from None
         if place in known:
-            _check_same(path, known[place], recorded, seeds)
+            _check_same(path, known[place], recorded, row["seeds"])
             rows[place] = row
     return rows
+
+
+def _checked(row: Any) -> Row:
+    """A row that has everything that its page tells of.
+
+    Raises:
+        TypeError: something is missing, or is of another type.
+    """
+    if not isinstance(row, dict):
+        raise TypeError("it is no object")
+    for name, types in _ROW_TYPES.items():
+        if not isinstance(row.get(name), types):
+            raise TypeError(f"{name} is {row.get(name)!r:.100}")
+    if not all(isinstance(value, _NUMBER_OR_NOTHING) for value in row["returns"]):
+        raise TypeError(f"returns is {row['returns']!r:.100}")
+    return row
 
 
 def _check_same(path: Path, trial: Trial, recorded: Config, seeds: Sequence[int]) -> None:
