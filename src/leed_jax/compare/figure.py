@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from leed_jax.compare.results import Comparison, VariantResult
+from leed_jax.config import IMITATING
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart, with a dark red in place of their yellow,
 # which is too pale for a line. Line styles tell them apart in print, too.
@@ -30,7 +31,7 @@ def draw(path: Path, comparison: Comparison) -> None:
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
     # Each row of the legend takes its room from below, so that the panels stay as high.
-    entries = len(comparison.variants) + len(list(_levels(comparison)))
+    entries = len(comparison.variants) + len(list(levels(comparison)))
     columns = 2 if any(len(variant.label) > LONG_LABEL for variant in comparison.variants) else 4
     figure = Figure(figsize=(11.5, 4.6 + 0.22 * -(-entries // columns)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -39,7 +40,7 @@ def draw(path: Path, comparison: Comparison) -> None:
         _draw_curve(by_steps, variant, variant.curve.steps, colour, style)
         _draw_curve(by_seconds, variant, variant.curve.seconds, colour, style)
     for axes in (by_steps, by_seconds):
-        for level, label, style in _levels(comparison):
+        for level, label, style in levels(comparison):
             axes.axhline(level, color=GREY, linestyle=style, linewidth=1.2, label=label, zorder=1)
         axes.grid(alpha=0.25)
     _scale(by_steps, [variant.curve.steps for variant in comparison.variants], "environment steps of a seed")
@@ -62,11 +63,20 @@ def _draw_curve(axes: Any, variant: VariantResult, x: np.ndarray, colour: str, s
     axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
-def _levels(comparison: Comparison) -> Iterator[tuple[float, str, Any]]:
-    """Horizontal lines: value, label and line style."""
+def levels(comparison: Comparison) -> Iterator[tuple[float, str, Any]]:
+    """Horizontal lines, to compare learning curves with.
+
+    Args:
+        comparison: what is drawn.
+
+    Yields:
+        Value, label and line style.
+    """
     yield comparison.threshold, f"threshold ({comparison.threshold:.2f})", ":"
     of_plans: dict[str, tuple[float, list[str]]] = {}
-    for variant in comparison.variants:
+    # An algorithm that follows no instructions tells what they come to as well. They are not its own.
+    followers = [variant for variant in comparison.variants if variant.algorithm in IMITATING]
+    for variant in followers or comparison.variants:
         value = variant.instructions_return
         if value is not None:
             of_plans.setdefault(f"{value:.2f}", (value, []))[1].append(variant.label)

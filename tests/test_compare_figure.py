@@ -1,0 +1,30 @@
+"""What a comparison's figure holds besides the curves."""
+
+from run_folders import write_run
+
+from leed_jax.compare import compare
+from leed_jax.compare.figure import levels
+
+
+def shown(folder, **algorithms):
+    """The labels of the horizontal lines for variants of these algorithms, whose recordings come to -7 and -8."""
+    variants = {}
+    for label, (algorithm, instructions) in algorithms.items():
+        summary = {"instructions_return_per_agent": instructions}
+        variants[label] = [write_run(folder / label, algorithm=algorithm, summary=summary)]
+    return [label for _, label, _ in levels(compare(variants, folder / "out", threshold=1.5))]
+
+
+def test_instructions_are_those_of_who_follows_them(tmp_path):
+    found = shown(tmp_path, alone=("ippo", -8.0), good=("leed", -7.0), bad=("leed", -9.0), other=("bc", -9.0))
+    assert found == [
+        "threshold (1.50)",
+        "instructions alone, good (-7.00)",
+        "instructions alone, bad and 1 more (-9.00)",
+        "random actions (-4.00)",
+    ]
+
+
+def test_where_nobody_follows_any_they_are_shown_all_the_same(tmp_path):
+    found = shown(tmp_path, alone=("ippo", -8.0), other=("mappo", -8.0))
+    assert found[1:-1] == ["instructions alone (-8.00)"]
