@@ -245,6 +245,28 @@ def test_differences_are_told_by_key():
     ]
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "idle", "read"),
+    [
+        ("leed", {"q_learning": {"discount": 0.5}}, {"expert": {"entropy": 0.5}}),
+        ("leed", {"generate": {"rounds": 9}, "llm": {"model": "x"}}, {"demonstrations": {"noise": 0.5}}),
+        ("ippo", {"expert": {"entropy": 0.5}, "demonstrations": {"noise": 0.5}}, {"ppo": {"discount": 0.5}}),
+        ("qmix", {"ppo": {"discount": 0.5}}, {"q_learning": {"discount": 0.5}}),
+        ("qmix", {"expert": {"weight": 0.5}}, {"evaluation": {"episodes": 512}}),
+    ],
+)
+def test_settings_that_an_algorithm_does_not_read_do_not_count(algorithm, idle, read):
+    plain = small_config(algorithm=algorithm)
+    assert differences(plain, small_config(algorithm=algorithm, **idle)) == []
+    assert len(differences(plain, small_config(algorithm=algorithm, **read))) == 1
+
+
+def test_a_model_that_is_asked_again_counts():
+    model = {"provider": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "x"}
+    plain, hot = (small_config(generate={"refresh_every": 10}, llm={**model, "temperature": t}) for t in (0.1, 0.9))
+    assert differences(plain, hot) == ["llm.temperature=0.1 there, llm.temperature=0.9 asked for"]
+
+
 def test_a_default_of_the_environment_is_the_same_written_out():
     assert differences(small_config(), small_config(env={"name": "tiny_run:Walk", "start": 3.0})) == []
 

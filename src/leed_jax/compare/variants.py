@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from leed_jax.compare.runs import Run
-from leed_jax.config import IMITATING, VALUE_BASED, Config
+from leed_jax.config import Config, idle_sections
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.options import options
 
@@ -105,23 +105,10 @@ def _shown(run: Run, key: str) -> str:
 def trained_with(run: Run) -> dict[str, Any]:
     """Everything that a run's results depend on besides its seeds, with defaults for keys that it does not know."""
     known = {option.key: option.default for option in options(Config) if not option.section and option.key != "env"}
-    mine = {key: run.settings.get(key, default) for key, default in known.items() if _matters(key, run)}
+    refresh_every = run.settings.get("generate.refresh_every", known["generate.refresh_every"])
+    without = {"evaluation", *OF_THE_SEED, *OF_THE_MACHINE, *idle_sections(run.algorithm, refresh_every)}
+    mine = {k: run.settings.get(k, default) for k, default in known.items() if k.partition(".")[0] not in without}
     return mine | {key: value for key, value in run.settings.items() if key.startswith("env.")}
-
-
-def _matters(key: str, run: Run) -> bool:
-    """Whether a key has a say in what this run's algorithm learns."""
-    asks_again = bool(run.settings.get("generate.refresh_every"))
-    used = {
-        "evaluation": False,
-        "llm": asks_again,
-        "generate": asks_again,
-        "expert": run.algorithm in IMITATING,
-        "demonstrations": run.algorithm in IMITATING,
-        "q_learning": run.algorithm in VALUE_BASED,
-        "ppo": run.algorithm not in VALUE_BASED,
-    }
-    return used.get(key.partition(".")[0], key not in OF_THE_SEED + OF_THE_MACHINE)
 
 
 def differences(runs: Sequence[Run]) -> list[str]:

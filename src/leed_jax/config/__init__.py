@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from leed_jax.config.check import ALGORITHMS, IMITATING, PROVIDERS, RESPONSE_FORMATS, VALUE_BASED, check_config
+from leed_jax.config.effect import idle_sections
 from leed_jax.config.schema import (
     Config,
     DemonstrationsConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "environment_identity",
     "from_dictionary",
     "from_node",
+    "idle_sections",
     "make_environment",
     "to_dictionary",
 ]

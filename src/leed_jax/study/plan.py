@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leed_jax.compare.runs import flat
-from leed_jax.config import IMITATING, Config, from_dictionary, to_dictionary
+from leed_jax.config import IMITATING, Config, from_dictionary, idle_sections, to_dictionary
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.environment_class import complete, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
@@ -147,7 +147,9 @@ def clear_debris(path: Path) -> None:
 
 
 def differences(recorded: Config, asked: Config) -> list[str]:
-    """Settings that differ, in words; where files are, and what the settings are from, does not count.
+    """Settings that differ, in words, of those that the algorithm reads.
+
+    Where files are, and what the settings are from, does not count.
 
     Args:
         recorded: the configuration of a run that is there.
@@ -167,9 +169,10 @@ def _comparable(config: Config) -> dict[str, Any]:
     with contextlib.suppress(ConfigurationError):
         # A run records all fields of its environment.
         config = dataclasses.replace(config, env=complete(config.env))
-    values = flat(to_dictionary(config))
-    for key in _NAMES:
-        values.pop(key)
+    without = {*_NAMES, *idle_sections(config.algorithm, config.generate.refresh_every)}
+    values = {key: value for key, value in flat(to_dictionary(config)).items() if key.partition(".")[0] not in without}
+    if "demonstrations" in without:
+        return values
     try:
         # A run records the folder, however the set was called.
         path = find_set(config.demonstrations.path)
