@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import Walk, quick_compilation, record_walk, settings
 
-from leed_jax.algorithms import agent_groups, make_algorithm
+from leed_jax.algorithms import agent_groups, make_algorithm, make_hyper
 from leed_jax.config import ALGORITHMS, NetworkConfig
 from leed_jax.environment_class import make_environment
 from leed_jax.errors import ConfigurationError
@@ -34,7 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mappo in one group": {"algorithm": "mappo", "network__sharing": "groups", "network__groups": "[0,0]"},
     "recurrent leed": {"algorithm": "leed", "network__memory": "gru", "network__memory_size": 4},
     "recurrent mappo": {"algorithm": "mappo", "network__memory": "gru", "network__memory_size": 4},
-    "leed in the loop": {"algorithm": "leed", "expert__source": "instructions", "expert__adapt": "return_gap"},
+    "leed in the loop": {
+        "algorithm": "leed",
+        "expert__source": "instructions",
+        "expert__adapt": "return_gap",
+        "expert__entropy": 0.5,
+    },
     "weighted by trajectories": {"algorithm": "leed", "expert__adapt": "dtw", "demonstrations__episodes": 16},
     "advantage-weighted": {"algorithm": "leed", "expert__term": "advantage"},
     "surrogate": {"algorithm": "leed", "expert__term": "surrogate", "network__sharing": "all"},
@@ -94,6 +99,24 @@ def test_settings_of_other_algorithms_are_none_of_ones_business() -> None:
     small = ["q_learning.buffer_size=1", "ppo.minibatches=7"]
     assert compose_config([*settings(""), *small[:1]]).q_learning.buffer_size == 1
     assert compose_config([*settings(""), *small[1:], "algorithm=vdn"]).ppo.minibatches == 7
+
+
+def test_the_entropy_bonus_is_leeds_alone() -> None:
+    def coefficient(algorithm: str) -> float:
+        config = compose_config([*settings(""), "expert.entropy=0.5", f"algorithm={algorithm}"])
+        return float(make_hyper(config, 10).expert_entropy)
+
+    assert (coefficient("leed"), coefficient("bc")) == (0.5, 0.0)
+
+
+def test_an_entropy_bonus_that_continuous_actions_cannot_bear_is_refused() -> None:
+    def make(entropy: float) -> None:
+        config = compose_config([*settings(""), "algorithm=leed", "env.name=probes:Aim", f"expert.entropy={entropy}"])
+        make_algorithm(config, make_environment({"name": "probes:Aim"}), 1, 1)
+
+    make(0.99)
+    with pytest.raises(ConfigurationError, match=r"expert\.entropy=1\.0: Aim has continuous actions"):
+        make(1.0)
 
 
 def test_values_of_continuous_actions_are_not_decomposed() -> None:

@@ -45,7 +45,7 @@ def demonstrations(action: Any, reward: Any) -> Trajectory:
 
 
 def learn(environment: Any, experts: Experts, **changes: Any) -> tuple[np.ndarray, Any]:
-    """The probabilities of the actions after a chunk, and its metrics; the settings' names begin with expert_."""
+    """The probabilities of the actions after a chunk, and its metrics; changes are settings and hyperparameters."""
     settings = TrainSettings(
         num_envs=8,
         rollout_steps=4,
@@ -151,6 +151,15 @@ def test_the_entropy_bonus_is_gone_when_the_term_is() -> None:
     without, _ = learn(Choice(num_agents=AGENTS), shown, updates=3, expert_weight=0.0)
     found, _ = learn(Choice(num_agents=AGENTS), shown, updates=3, expert_weight=0.0, expert_entropy=5.0)
     np.testing.assert_array_equal(found, without)
+
+
+def test_an_agent_without_demonstrations_gets_no_entropy_bonus() -> None:
+    shown = demonstrations([1] * EPISODES, [0.0] * EPISODES)
+    shown = Experts(samples=expert_episodes(shown.replace(active=shown.active.at[:, :, 1].set(False))))
+    without, _ = learn(Choice(num_agents=AGENTS), shown, updates=3)
+    found, _ = learn(Choice(num_agents=AGENTS), shown, updates=3, expert_entropy=5.0)
+    np.testing.assert_array_equal(found[1], without[1])
+    assert np.max(np.abs(found[0] - without[0])) > 1e-3
 
 
 # --- the weight -------------------------------------------------------------------------------------------------

@@ -267,6 +267,14 @@ def test_a_model_that_is_asked_again_counts():
     assert differences(plain, hot) == ["llm.temperature=0.1 there, llm.temperature=0.9 asked for"]
 
 
+def test_where_the_algorithm_differs_only_what_both_read_is_listed():
+    found = differences(small_config(expert={"weight": 0.5}), small_config(algorithm="ippo", num_envs=64))
+    assert found == ["algorithm=leed there, algorithm=ippo asked for", "num_envs=128 there, num_envs=64 asked for"]
+    model = {"provider": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "x"}
+    found = differences(small_config(), small_config(generate={"refresh_every": 10}, llm=model))
+    assert found == ["generate.refresh_every=0 there, generate.refresh_every=10 asked for"]
+
+
 def test_a_default_of_the_environment_is_the_same_written_out():
     assert differences(small_config(), small_config(env={"name": "tiny_run:Walk", "start": 3.0})) == []
 

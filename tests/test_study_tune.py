@@ -1,6 +1,7 @@
 """Studies of kind=tune: the same budget for all, and a record of everything that was tried."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -226,14 +227,40 @@ def test_a_damaged_line_is_named(study, tmp_path):
         tune(study, tmp_path, StandIn())
 
 
-@pytest.mark.parametrize("name", ["returns", "score", "env_steps", "seconds", "versions", "device", "changes"])
-def test_a_line_with_something_of_the_wrong_type_is_named(study, tmp_path, name):
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"returns": "a text"}, "returns is 'a text'"),
+        ({"returns": ["a text", 1.0]}, "returns.0. is no number"),
+        ({"returns": [1.0]}, "it has 1 returns of 2 seeds"),
+        ({"score": [1.0]}, "score is no number"),
+        ({"score": math.nan}, "score is not finite"),
+        ({"env_steps": 1.5}, "env_steps is 1.5"),
+        ({"number": True}, "number is True"),
+        ({"seconds": None}, "seconds is no number"),
+        ({"versions": [1]}, "versions is .1."),
+        ({"device": "cpu"}, "device is 'cpu'"),
+        ({"changes": None}, "changes is None"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_named(study, tmp_path, change, fault):
     tune(study, tmp_path, StandIn())
     lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
-    wrong = json.dumps({**json.loads(lines[1]), name: ["a text"]})
+    wrong = json.dumps({**json.loads(lines[1]), **change})
     (tmp_path / TRIED).write_text(lines[0] + wrong + "\n" + "".join(lines[2:]))
-    with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({name} is \['a text'\]\)"):
+    with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({fault}\)"):
         tune(study, tmp_path, StandIn())
+
+
+def test_whatever_a_line_lacks_is_named(study, tmp_path):
+    tune(study, tmp_path, StandIn())
+    lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
+    row = json.loads(lines[1])
+    for name in row:
+        rest = json.dumps({key: value for key, value in row.items() if key != name})
+        (tmp_path / TRIED).write_text(lines[0] + rest + "\n" + "".join(lines[2:]))
+        with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \(it lacks '{name}'\)"):
+            tune(study, tmp_path, StandIn())
 
 
 def test_two_processes_do_not_write_to_one_folder(study, tmp_path):

@@ -84,6 +84,11 @@ def _policy_based(
     config: Config, environment: Environment, groups: tuple[int, ...], updates_per_chunk: int, total_updates: int
 ) -> Algorithm:
     imitates_alone = config.algorithm == "bc"
+    if config.algorithm == "leed" and config.expert.entropy >= 1 and has_continuous_actions(environment):
+        raise ConfigurationError(
+            f"expert.entropy={config.expert.entropy}: {type(environment).__name__} has continuous actions, and from 1 "
+            "on their standard deviation would grow without end; set less than 1."
+        )
     policy = Policy.of(
         environment,
         hidden_sizes=tuple(config.network.hidden_sizes),

@@ -126,9 +126,9 @@ def agent_loss(
         L = c_p L_clip + c_v L_value - c_h H + w (L_expert - c_e H)
 
     The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9), with c_p = 1 but for imitation
-    alone; the fourth is the expert loss, with the confidence penalty of Pereyra et al. 2017 (arXiv 1701.06548, section
-    3). Imitation takes the entropy that PPO would need to find out that another action is better: without the penalty
-    a learner hardly gets beyond a mediocre expert. It fades with the weight w.
+    alone; the fourth is the expert loss, after the confidence penalty of Pereyra et al. 2017 (arXiv 1701.06548, section
+    3), but in the learner's own states whatever the source. Imitation takes the entropy that PPO would need to find out
+    that another action is better than the expert's; the penalty leaves some, and is gone when the weight w is.
 
     Args:
         policy: the networks; static.
@@ -157,10 +157,12 @@ def agent_loss(
     loss = loss - hyper.entropy_coefficient * entropy
     if batch.instructed_action is not None:
         metrics["expert_loss"] = _instructed_loss(choice, batch)
+        loss = loss + standing.expert_weight * (metrics["expert_loss"] - hyper.expert_entropy * entropy)
     elif expert is not None:
         metrics["expert_loss"] = expert_loss(policy, term, parameters, standing, expert, hyper)
-    if "expert_loss" in metrics:
-        loss = loss + standing.expert_weight * (metrics["expert_loss"] - hyper.expert_entropy * entropy)
+        # An agent without demonstrations learns as it would without the term.
+        bonus = jnp.where(jnp.any(expert.weight > 0), hyper.expert_entropy * entropy, 0.0)
+        loss = loss + standing.expert_weight * (metrics["expert_loss"] - bonus)
     return loss, metrics
 
 

@@ -74,10 +74,9 @@ def levels(comparison: Comparison) -> Iterator[tuple[float, str, Any]]:
     """
     yield comparison.threshold, f"threshold ({comparison.threshold:.2f})", ":"
     of_plans: dict[str, tuple[float, list[str]]] = {}
-    # An algorithm that follows no instructions tells what they come to as well. They are not its own.
-    followers = [variant for variant in comparison.variants if variant.algorithm in IMITATING]
-    for variant in followers or comparison.variants:
-        value = variant.instructions_return
+    for variant in comparison.variants:
+        # The other algorithms record what the experiment's instructions earn, too, and do not learn from them.
+        value = variant.instructions_return if variant.algorithm in IMITATING else None
         if value is not None:
             of_plans.setdefault(f"{value:.2f}", (value, []))[1].append(variant.label)
     for shown, (value, labels) in of_plans.items():

@@ -103,11 +103,13 @@ def _shown(run: Run, key: str) -> str:
 
 
 def trained_with(run: Run) -> dict[str, Any]:
-    """Everything that a run's results depend on besides its seeds, with defaults for keys that it does not know."""
+    """Everything that what a run learnt depends on besides its seeds, with defaults for keys that it does not know."""
     known = {option.key: option.default for option in options(Config) if not option.section and option.key != "env"}
     refresh_every = run.settings.get("generate.refresh_every", known["generate.refresh_every"])
+    # Whole sections, and keys that are in none.
     without = {"evaluation", *OF_THE_SEED, *OF_THE_MACHINE, *idle_sections(run.algorithm, refresh_every)}
-    mine = {k: run.settings.get(k, default) for k, default in known.items() if k.partition(".")[0] not in without}
+    used = {key: default for key, default in known.items() if key.partition(".")[0] not in without}
+    mine = {key: run.settings.get(key, default) for key, default in used.items()}
     return mine | {key: value for key, value in run.settings.items() if key.startswith("env.")}
 
 

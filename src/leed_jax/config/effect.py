@@ -1,10 +1,12 @@
-"""Which settings have a say in what a run learns."""
+"""Which sections of a configuration have a say in what a run learns."""
 
 from leed_jax.config.check import IMITATING, VALUE_BASED
 
 
 def idle_sections(algorithm: str, refresh_every: int) -> frozenset[str]:
-    """The sections of a configuration that this algorithm does not read, so that runs may differ in them.
+    """The sections that what this algorithm learns does not depend on, so that runs which differ in them are alike.
+
+    Demonstrations are among them where nothing is imitated, though such a run tells what they come to by themselves.
 
     Args:
         algorithm: one of `ALGORITHMS`.

@@ -108,8 +108,9 @@ class ExpertConfig:
         adapt: a factor of each agent's own: none; return_gap, by the share of the way to the expert's return that is
             left; or dtw, the same for the distance of their episodes.
         adapt_below: the factor is 1 until this share of the way is left, and falls to 0 from there.
-        entropy: weight of an entropy bonus, in units of the term's own weight, with which it falls: who follows its
-            expert keeps trying other actions. Without effect on bc.
+        entropy: weight of an entropy bonus, in units of the term's own weight, with which it falls. An agent that
+            follows its expert keeps trying other actions. Less than 1 with continuous actions, whose standard
+            deviation it makes 1 / sqrt(1 - entropy) times as large; without effect on bc.
         batch_size: expert samples per agent and minibatch.
         temperature: with term=advantage, the advantage that multiplies a sample's weight by e.
         max_sample_weight: with term=advantage, the largest weight of a sample.

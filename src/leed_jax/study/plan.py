@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from leed_jax.study.request import Request
 from leed_jax.study.schema import flatten, folder_name, written
 
 _NAMES = ("out", "resume", "experiment", "settings_of")
+# It tells whether the rest of its section is read.
+_REFRESHING = "generate.refresh_every"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ def clear_debris(path: Path) -> None:
 
 
 def differences(recorded: Config, asked: Config) -> list[str]:
-    """Settings that differ, in words, of those that the algorithm reads.
+    """Settings that differ, in words, of those that have a say in what is learnt.
 
     Where files are, and what the settings are from, does not count.
 
@@ -155,7 +157,8 @@ def differences(recorded: Config, asked: Config) -> list[str]:
         recorded: the configuration of a run that is there.
         asked: the one that is wanted.
     """
-    there, here = _comparable(recorded), _comparable(asked)
+    idle = frozenset[str]().union(*(idle_sections(c.algorithm, c.generate.refresh_every) for c in (recorded, asked)))
+    there, here = _comparable(recorded, idle), _comparable(asked, idle)
     missing = object()
     return [
         f"{written(key, there[key]) if key in there else f'no {key}'} there, "
@@ -165,13 +168,17 @@ def differences(recorded: Config, asked: Config) -> list[str]:
     ]
 
 
-def _comparable(config: Config) -> dict[str, Any]:
+def _comparable(config: Config, idle: Collection[str]) -> dict[str, Any]:
+    """All settings but names and those of idle sections, with dotted keys."""
     with contextlib.suppress(ConfigurationError):
         # A run records all fields of its environment.
         config = dataclasses.replace(config, env=complete(config.env))
-    without = {*_NAMES, *idle_sections(config.algorithm, config.generate.refresh_every)}
-    values = {key: value for key, value in flat(to_dictionary(config)).items() if key.partition(".")[0] not in without}
-    if "demonstrations" in without:
+    values = {
+        key: value
+        for key, value in flat(to_dictionary(config)).items()
+        if key not in _NAMES and (key.partition(".")[0] not in idle or key == _REFRESHING)
+    }
+    if "demonstrations" in idle:
         return values
     try:
         # A run records the folder, however the set was called.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from leed_jax.compare.reading import read_number
 from leed_jax.compare.statistics import extended_iqm
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
@@ -30,16 +31,14 @@ _UNEQUAL = 0.02
 
 Row = dict[str, Any]
 
-_NUMBER_OR_NOTHING = (int, float, type(None))
-_ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
+# What the page tells of, besides numbers.
+_ROW_TYPES: Mapping[str, type] = {
     "variant": str,
     "number": int,
     "changes": dict,
     "seeds": list,
     "returns": list,
-    "score": _NUMBER_OR_NOTHING,
     "env_steps": int,
-    "seconds": (int, float),
     "versions": dict,
     "device": dict,
     "config": dict,
@@ -227,8 +226,9 @@ def _recorded(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
             place = (row["variant"], row["number"])
             recorded = from_dictionary(row["config"])
         except (ValueError, KeyError, TypeError) as error:
+            fault = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise RunDirectoryError(
-                f"{path}, line {number + 1} is damaged ({error}). Restore it, or remove the line."
+                f"{path}, line {number + 1} is damaged ({fault}). Restore it, or remove the line."
             ) from None
         if place in known:
             _check_same(path, known[place], recorded, row["seeds"])
@@ -240,15 +240,22 @@ def _checked(row: Any) -> Row:
     """A row that has everything that its page tells of.
 
     Raises:
-        TypeError: something is missing, or is of another type.
+        KeyError: something is missing.
+        TypeError: something is of another type.
+        ValueError: a number is not finite, or there are more or fewer returns than seeds.
     """
     if not isinstance(row, dict):
         raise TypeError("it is no object")
-    for name, types in _ROW_TYPES.items():
-        if not isinstance(row.get(name), types):
-            raise TypeError(f"{name} is {row.get(name)!r:.100}")
-    if not all(isinstance(value, _NUMBER_OR_NOTHING) for value in row["returns"]):
-        raise TypeError(f"returns is {row['returns']!r:.100}")
+    for name, kind in _ROW_TYPES.items():
+        if type(row[name]) is not kind:
+            raise TypeError(f"{name} is {row[name]!r:.100}")
+    read_number(row, "seconds")
+    # A score that was not finite is written as null.
+    numbers = {"score": row["score"], **{f"returns[{i}]": value for i, value in enumerate(row["returns"])}}
+    for name in numbers:
+        read_number(numbers, name, missing=True)
+    if len(row["returns"]) != len(row["seeds"]):
+        raise ValueError(f"it has {len(row['returns'])} returns of {len(row['seeds'])} seeds")
     return row
 
 
