@@ -155,13 +155,14 @@ def agent_loss(
     }
     loss = hyper.policy_coefficient * metrics["surrogate_loss"] + hyper.value_coefficient * metrics["value_loss"]
     loss = loss - hyper.entropy_coefficient * entropy
+    bonus = hyper.expert_entropy * entropy
     if batch.instructed_action is not None:
         metrics["expert_loss"] = _instructed_loss(choice, batch)
-        loss = loss + standing.expert_weight * (metrics["expert_loss"] - hyper.expert_entropy * entropy)
     elif expert is not None:
         metrics["expert_loss"] = expert_loss(policy, term, parameters, standing, expert, hyper)
         # An agent without demonstrations learns as it would without the term.
-        bonus = jnp.where(jnp.any(expert.weight > 0), hyper.expert_entropy * entropy, 0.0)
+        bonus = jnp.where(jnp.any(expert.weight > 0), bonus, 0.0)
+    if "expert_loss" in metrics:
         loss = loss + standing.expert_weight * (metrics["expert_loss"] - bonus)
     return loss, metrics
 
