@@ -219,10 +219,16 @@ def test_settings_that_have_changed_are_not_mixed_in(study, tmp_path):
     assert (tmp_path / TRIED).read_bytes() == before
 
 
+def replace_second_line(out, row):
+    """Put something else in the place of the second row."""
+    lines = (out / TRIED).read_text().splitlines(keepends=True)
+    lines[1] = json.dumps(row) + "\n"
+    (out / TRIED).write_text("".join(lines))
+
+
 def test_a_damaged_line_is_named(study, tmp_path):
     tune(study, tmp_path, StandIn())
-    lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
-    (tmp_path / TRIED).write_text(lines[0] + "[]\n" + "".join(lines[2:]))
+    replace_second_line(tmp_path, [])
     with pytest.raises(RunDirectoryError, match=r"tried\.jsonl, line 2 is damaged"):
         tune(study, tmp_path, StandIn())
 
@@ -245,20 +251,17 @@ def test_a_damaged_line_is_named(study, tmp_path):
 )
 def test_what_is_wrong_with_a_line_is_named(study, tmp_path, change, fault):
     tune(study, tmp_path, StandIn())
-    lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
-    wrong = json.dumps({**json.loads(lines[1]), **change})
-    (tmp_path / TRIED).write_text(lines[0] + wrong + "\n" + "".join(lines[2:]))
+    replace_second_line(tmp_path, {**rows_of(tmp_path)[1], **change})
     with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({fault}\)"):
         tune(study, tmp_path, StandIn())
 
 
 def test_whatever_a_line_lacks_is_named(study, tmp_path):
     tune(study, tmp_path, StandIn())
-    lines = (tmp_path / TRIED).read_text().splitlines(keepends=True)
-    row = json.loads(lines[1])
-    for name in row:
-        rest = json.dumps({key: value for key, value in row.items() if key != name})
-        (tmp_path / TRIED).write_text(lines[0] + rest + "\n" + "".join(lines[2:]))
+    whole = rows_of(tmp_path)[1]
+    for name in whole:
+        rest = {key: value for key, value in whole.items() if key != name}
+        replace_second_line(tmp_path, rest)
         with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \(it lacks '{name}'\)"):
             tune(study, tmp_path, StandIn())
 
