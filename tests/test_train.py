@@ -211,6 +211,16 @@ def test_the_learning_rate_falls_to_nothing() -> None:
     assert not same(last, step(start=last), 0)
 
 
+def test_the_entropy_bonus_falls_to_nothing() -> None:
+    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.int32(500))
+    half = step(start=late, entropy_coefficient=0.5, entropy_decay=1.0)
+    assert_close(half.parameters, step(start=late, entropy_coefficient=0.25).parameters)
+    assert not same(half, step(start=late, entropy_coefficient=0.5), 0)
+    last = late.replace(update=jnp.int32(1000))
+    gone = step(start=last, entropy_coefficient=0.5, entropy_decay=1.0)
+    assert_close(gone.parameters, step(start=last, entropy_coefficient=0.0).parameters)
+
+
 def test_everything_is_stacked_by_agent() -> None:
     state = step()
     leaves = jax.tree.leaves((state.parameters, state.optimiser_state))

@@ -134,6 +134,7 @@ def make_hyper(config: Config, total_updates: int) -> Hyper:
         clip_epsilon=ppo.clip_epsilon,
         policy_coefficient=0.0 if imitates_alone else 1.0,
         entropy_coefficient=0.0 if imitates_alone else ppo.entropy_coefficient,
+        entropy_decay=ppo.entropy_decay,
         # A critic that nobody asks would only take its share of the clipped gradient.
         value_coefficient=0.0 if imitates_alone and expert.term == "likelihood" else ppo.value_coefficient,
         max_grad_norm=ppo.max_grad_norm,

@@ -22,7 +22,8 @@ class Hyper:
         gae_lambda: lambda.
         clip_epsilon: eps of the clipped surrogate.
         policy_coefficient: weight of the clipped surrogate; 0 for imitation alone.
-        entropy_coefficient: weight of the entropy bonus.
+        entropy_coefficient: weight of the entropy bonus at the start.
+        entropy_decay: the share of that weight that is gone, linearly, by `total_updates`.
         value_coefficient: weight of the critic's loss.
         max_grad_norm: global norm at which each group's gradient is clipped.
         expert_weight: weight of the expert term at the start.
@@ -41,6 +42,7 @@ class Hyper:
     clip_epsilon: Number = 0.2
     policy_coefficient: Number = 1.0
     entropy_coefficient: Number = 0.01
+    entropy_decay: Number = 0.0
     value_coefficient: Number = 0.5
     max_grad_norm: Number = 0.5
     expert_weight: Number = 0.0

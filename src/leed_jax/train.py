@@ -150,10 +150,15 @@ class _Update:
         experts: Experts | None,
         hyper: Hyper,
     ) -> None:
-        self._policy, self._settings, self._state, self._hyper = policy, settings, state, hyper
+        self._policy, self._settings, self._state = policy, settings, state
         self._samples = None if experts is None else experts.samples
-        final_rate = hyper.learning_rate * (1.0 - hyper.learning_rate_decay)
-        learning_rate = linear_schedule(state.update, hyper.learning_rate, final_rate, hyper.total_updates)
+
+        def decayed(start: Any, decay: Any) -> Array:
+            return linear_schedule(state.update, start, start * (1.0 - decay), hyper.total_updates)
+
+        learning_rate = decayed(hyper.learning_rate, hyper.learning_rate_decay)
+        entropy_coefficient = decayed(hyper.entropy_coefficient, hyper.entropy_decay)
+        self._hyper = dataclasses.replace(hyper, entropy_coefficient=entropy_coefficient)
         self._optimiser = optimiser(learning_rate, hyper.max_grad_norm)
         weight = expert_weight(settings.expert_schedule, hyper.expert_weight, state.update, hyper.expert_decay_updates)
         self._standing = Standing(

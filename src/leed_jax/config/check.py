@@ -202,6 +202,7 @@ _RANGES = {
     "ppo.gae_lambda": (0.0, 1.0),
     "ppo.clip_epsilon": (0.0, 10.0),
     "ppo.entropy_coefficient": (0.0, 1e6),
+    "ppo.entropy_decay": (0.0, 1.0),
     "ppo.value_coefficient": (0.0, 1e6),
     "ppo.max_grad_norm": (1e-12, 1e12),
     "q_learning.learning_rate": (0.0, 1.0),

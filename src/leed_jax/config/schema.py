@@ -40,7 +40,8 @@ class PPOConfig:
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation.
         clip_epsilon: clipping range of the surrogate objective.
-        entropy_coefficient: weight of the entropy bonus.
+        entropy_coefficient: weight of the entropy bonus at the start.
+        entropy_decay: share of that weight that is gone, linearly, by the end of the run.
         value_coefficient: weight of the critic's loss.
         max_grad_norm: norm at which each agent's gradient is clipped.
         epochs: passes over the samples of an update.
@@ -53,6 +54,7 @@ class PPOConfig:
     gae_lambda: float = 0.95
     clip_epsilon: float = 0.2
     entropy_coefficient: float = 0.01
+    entropy_decay: float = 0.0
     value_coefficient: float = 0.5
     max_grad_norm: float = 0.5
     epochs: int = 4
