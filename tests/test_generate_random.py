@@ -114,9 +114,13 @@ def test_it_is_named_so_that_nobody_takes_it_for_a_model() -> None:
     config = Config(env={"name": "probes:Line"}, seed=7)
     config.llm.provider = "random"
     assert model_name(config) == "random-instructions"
-    model = make_model(config)
-    assert isinstance(model, RandomModel)
-    assert model.identity == RandomModel(WORDS, 7).identity
+
+    async def identity() -> str:
+        async with make_model(config) as model:
+            assert isinstance(model, RandomModel)
+            return model.identity
+
+    assert asyncio.run(identity()) == RandomModel(WORDS, 7).identity
 
 
 # --- a whole generation -----------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ def draw(path: Path, comparison: Comparison) -> None:
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
     # Each row of the legend takes its room from below, so that the panels stay as high.
-    entries = len(comparison.variants) + len(list(levels(comparison)))
+    compared = list(levels(comparison))
+    entries = len(comparison.variants) + len(compared)
     columns = 2 if any(len(variant.label) > LONG_LABEL for variant in comparison.variants) else 4
     figure = Figure(figsize=(11.5, 4.6 + 0.22 * -(-entries // columns)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -40,7 +41,7 @@ def draw(path: Path, comparison: Comparison) -> None:
         _draw_curve(by_steps, variant, variant.curve.steps, colour, style)
         _draw_curve(by_seconds, variant, variant.curve.seconds, colour, style)
     for axes in (by_steps, by_seconds):
-        for level, label, style in levels(comparison):
+        for level, label, style in compared:
             axes.axhline(level, color=GREY, linestyle=style, linewidth=1.2, label=label, zorder=1)
         axes.grid(alpha=0.25)
     _scale(by_steps, [variant.curve.steps for variant in comparison.variants], "environment steps of a seed")

@@ -16,6 +16,7 @@ from leed_jax.generate.written_model import WrittenModel
 from leed_jax.llm import (
     Anthropic,
     ChatClient,
+    ChatModel,
     Journal,
     Journalled,
     LocalModel,
@@ -56,9 +57,7 @@ async def connect(
         yield Journalled(model, Journal(path), spender, remember_failures=remember_failures)
 
 
-def make_model(
-    config: Config, meter: Meter | None = None
-) -> ChatClient | LocalModel | RandomModel | Replay | WrittenModel:
+def make_model(config: Config, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:
     """Make the model that `config.llm` names, which is to be entered (`async with`); this loads and sends nothing.
 
     Args:
@@ -74,9 +73,9 @@ def make_model(
     if llm.provider == "replay":
         return Replay(transcript_path(config))
     if llm.provider == "random":
-        return RandomModel(instructed(make_environment(config.env)).vocabulary, config.seed)
+        return contextlib.nullcontext(RandomModel(instructed(make_environment(config.env)).vocabulary, config.seed))
     if llm.provider == "written":
-        return WrittenModel(llm.path)
+        return contextlib.nullcontext(WrittenModel(llm.path))
     if llm.provider == "local":
         return LocalModel(
             llm.path,

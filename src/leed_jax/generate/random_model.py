@@ -7,7 +7,6 @@ best of as many random valid plans, with the same lengths and the same selection
 import hashlib
 import json
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -44,14 +43,6 @@ class RandomModel:
         words = [list(vocabulary.command_index), list(vocabulary.parameter_index), list(vocabulary.agents)]
         told = hashlib.sha256(json.dumps(words).encode() + vocabulary.allowed.tobytes()).hexdigest()
         return f"{NAME} seed={self._seed} words={told[:16]}"
-
-    async def __aenter__(self) -> "RandomModel":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Draw the plans that are asked for.

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from types import TracebackType
 
 from leed_jax.errors import ConfigurationError
 from leed_jax.llm import ChatRequest, Reply, Usage
@@ -36,14 +35,6 @@ class WrittenModel:
     def identity(self) -> str:
         """What stands in the file."""
         return f"{NAME} {hashlib.sha256(self._text.encode()).hexdigest()[:16]}"
-
-    async def __aenter__(self) -> "WrittenModel":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Give the answer.
