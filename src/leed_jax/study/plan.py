@@ -6,16 +6,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from leed_jax.compare.runs import flat
-from leed_jax.config import IMITATING, Config, from_dictionary, idle_sections, to_dictionary
+from leed_jax.config import IMITATING, Config, idle_sections, to_dictionary
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.environment_class import complete, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
-from leed_jax.report.directory import CONFIG, SUMMARY
+from leed_jax.report.directory import CONFIG, SUMMARY, read_config
 from leed_jax.study.request import Request
 from leed_jax.study.schema import flatten, folder_name, written
 
@@ -128,12 +124,10 @@ def check_recorded(run: PlannedRun) -> None:
     """
     if not has_begun(run):
         return
-    path = run.path / CONFIG
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        recorded = from_dictionary(values)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise RunDirectoryError(f"{path} cannot be used: {error} Restore it, or remove {run.path}.") from None
+        recorded = read_config(run.path)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error} To have the study start it, remove {run.path}.") from None
     found = differences(recorded, run.config)
     if found:
         raise RunDirectoryError(
