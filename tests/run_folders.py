@@ -19,6 +19,7 @@ def write_run(
     curve: Sequence[Sequence[float | None]] = ((0.0, 0.0), (1.0, 2.0)),
     greedy: Sequence[Sequence[float | None]] | None = None,
     chunk_s: float = 10.0,
+    steps: int = CHUNK_STEPS,
     settings: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -32,6 +33,7 @@ def write_run(
         curve: the return while training, a row for each chunk and a column for each seed.
         greedy: the greedy return after each chunk; not recorded if None.
         chunk_s: seconds that each chunk takes, all seeds together.
+        steps: environment steps of a chunk.
         settings: dotted keys of the configuration.
         summary: what the summary holds besides, or instead.
     """
@@ -44,7 +46,7 @@ def write_run(
     rows = [
         {
             "chunk": chunk + 1,
-            "env_steps": CHUNK_STEPS * (chunk + 1),
+            "env_steps": steps * (chunk + 1),
             "wall_s": chunk_s * (chunk + 1),
             "seed": seed,
             "return_per_agent": curve[chunk][index],
@@ -57,7 +59,7 @@ def write_run(
     values = {
         "algorithm": algorithm,
         "experiment": "walk",
-        "env_steps": CHUNK_STEPS * len(curve),
+        "env_steps": steps * len(curve),
         "wall_s": chunk_s * len(curve),
         "compile_s": 5.0,
         "return_per_agent": list(final),

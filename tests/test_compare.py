@@ -40,7 +40,9 @@ def test_final_returns_and_costs(tmp_path):
     assert slow.improvement is None
     # Of the 16 pairs (2, 3, 4, 101) against (1, 2, 3, 100): wins 1, 2, 3, 4 and ties 1, 1, 0, 0.
     assert quick.improvement.value == (1 + 2 + 3 + 4 + 0.5 * 2) / 16
-    assert (result.reference, result.threshold, result.notes) == ("slow", pytest.approx(2.5 * 5 / 6), ())
+    assert (result.reference, result.threshold) == ("slow", pytest.approx(2.5 * 5 / 6))
+    (note,) = result.notes
+    assert note.startswith("With fewer than 5 seeds a 95 % interval is too narrow")
 
 
 def test_steps_and_seconds_to_a_threshold(tmp_path):
@@ -267,9 +269,20 @@ def test_what_is_not_alike_is_noted(tmp_path):
         "different numbers of seeds side by side (1, 2)",
         "on different devices",
         "different numbers of episodes after each chunk (0, 64)",
+        "With fewer than 5 seeds a 95 % interval is too narrow",
         "Not every run has recorded env.size",
     ):
         assert any(part in note for note in notes), part
+
+
+def test_points_at_different_distances_are_noted(tmp_path):
+    returns = [4.0] * 5
+    write_run(tmp_path / "often", final=returns, curve=rising(returns), steps=100)
+    write_run(tmp_path / "seldom", algorithm="leed", final=returns, curve=rising(returns), steps=300)
+    groups = {"often": read(tmp_path / "often"), "seldom": read(tmp_path / "seldom")}
+    notes = compare_runs(groups, threshold=1.0).notes
+    assert any("points at different distances (100, 300 environment steps)" in note for note in notes)
+    assert not any("too narrow" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import scipy.optimize
 from probes import HYPER, Choice, Nothing, Steady
 from test_objectives import warp
 
+from leed_jax.errors import ConfigurationError
 from leed_jax.experts import (
     ExpertBatch,
     Experts,
@@ -186,6 +187,23 @@ def test_each_agents_weight_goes_by_its_own_return() -> None:
     np.testing.assert_allclose(metrics["expert_weight"], [0.7, 0.0], rtol=1e-6)
 
 
+def test_no_expert_is_followed_before_an_episode_has_ended() -> None:
+    # An episode of 9 steps ends in the third rollout of 4.
+    environment = Choice(num_agents=AGENTS, max_steps=9)
+    shown = expert_episodes(demonstrations([0] * EPISODES, [0.0] * EPISODES))
+    experts = Experts(samples=shown, yardstick=Yardstick(returns=jnp.full(AGENTS, 99.0)))
+    weights = [learn(environment, experts, adapt="return_gap", updates=n)[1]["expert_weight"] for n in (2, 3)]
+    np.testing.assert_allclose(weights, [[0, 0], [1 / 3, 1 / 3]], rtol=1e-6)
+
+
+def test_a_weight_that_cannot_be_adapted_is_refused() -> None:
+    experts = Experts(samples=MIXED)
+    with pytest.raises(ConfigurationError, match=r"expert_adapt=return_gap goes by .* give the Experts a yardstick"):
+        learn(Choice(num_agents=AGENTS), experts, adapt="return_gap")
+    with pytest.raises(ConfigurationError, match=r"rollout_steps=4 is less than one of 9 steps"):
+        learn(Choice(num_agents=AGENTS, max_steps=9), experts, adapt="dtw")
+
+
 def rollout(episode_return: Any, over: Any, seen: Any = None) -> Rollout:
     shape = np.shape(episode_return)
     zeros = jnp.zeros(shape)
@@ -201,7 +219,7 @@ def rollout(episode_return: Any, over: Any, seen: Any = None) -> Rollout:
         terminated=zeros > 0,
         episode_over=jnp.asarray(over),
         episode_return=jnp.asarray(episode_return, jnp.float32),
-        start=jnp.zeros(shape[:2], bool),
+        start=jnp.zeros(shape[:2], bool).at[0].set(True),
         active=zeros == 0,
     )
 
@@ -209,10 +227,10 @@ def rollout(episode_return: Any, over: Any, seen: Any = None) -> Rollout:
 def test_the_gap_is_that_of_the_episodes_that_ended_and_is_smoothed() -> None:
     yardstick = Yardstick(returns=jnp.array([10.0]))
     gap = Gap.unknown(1)
-    np.testing.assert_array_equal(gap.share(1.0), [1])
+    np.testing.assert_array_equal(gap.share(1.0), [0])
     nobody = rollout([[[3.0], [4.0]]], [[False, False]])
     gap = measure_gap(gap, "return_gap", yardstick, nobody)
-    np.testing.assert_array_equal(gap.share(1.0), [1])
+    np.testing.assert_array_equal(gap.share(1.0), [0])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[2.0], [99.0]]], [[True, False]]))
     np.testing.assert_allclose([gap.now[0], gap.widest[0], gap.share(1.0)[0]], [8, 8, 1])
     gap = measure_gap(gap, "return_gap", yardstick, rollout([[[5.0], [7.0]]], [[True, True]]))
@@ -298,6 +316,8 @@ def test_an_agent_that_takes_no_part_where_a_rollout_begins_has_no_distance() ->
     np.testing.assert_array_equal(known, [True, False])
     # Four steps of two units each in the two environments that are left.
     np.testing.assert_allclose(distance[0], 8.0, rtol=1e-5)
+    # The second environment is in the middle of an episode when the rollout begins.
+    assert not np.any(trajectory_gap(expert, away.replace(start=away.start.at[0, 1:].set(False)))[1])
 
 
 def test_with_another_expert_the_gap_starts_again() -> None:

@@ -37,12 +37,17 @@ class Gap:
     @classmethod
     def unknown(cls, num_agents: int) -> "Gap":
         """Nothing measured yet."""
-        nothing = jnp.zeros(num_agents)
-        return cls(nothing, nothing, jnp.zeros(num_agents, bool), nothing)
+        # An array for each: a state whose arrays are one and the same cannot be donated.
+        now, widest, against = (jnp.zeros(num_agents) for _ in range(3))
+        return cls(now, widest, jnp.zeros(num_agents, bool), against)
 
     def share(self, below: Float[Array, ""] | float) -> Float[Array, "A"]:
-        """What is left to learn, see `remaining_share`; everything as long as nothing has been measured."""
-        return jnp.where(self.measured, remaining_share(self.now, self.widest, below), 1.0)
+        """What is left to learn, see `remaining_share`; nothing as long as nothing has been measured.
+
+        Where rollouts are shorter than episodes, that takes some updates. To follow a bad expert meanwhile does harm
+        that lasts, and to wait for a good one costs these updates.
+        """
+        return jnp.where(self.measured, remaining_share(self.now, self.widest, below), 0.0)
 
     def with_measurement(
         self, distance: Float[Array, "A"], error: Float[Array, "A"] | float, known: Bool[Array, "A"]
@@ -109,18 +114,20 @@ def trajectory_gap(expert: ReferenceEpisodes, rollout: Rollout) -> tuple[Float[A
 
     with x_k what agent i saw in environment k from the start of the rollout to its own end in that episode, and y_k
     what it saw in the expert's episode k. Episodes that start in different places lie apart even if the agents behave
-    alike, hence the second term. With rollouts of just an episode's length both are whole episodes.
+    alike, hence the second term. Only episodes that start with the rollout are compared; it has to be long enough for
+    them to end in it.
 
     Source: the use of the distance is that of RELED (arXiv 2511.19368); the second term is this project's.
 
     Returns:
-        The distances, and for which agents there are any: one that takes no part where the rollout begins has none.
+        The distances, and for which agents there are any: one that begins no episode with the rollout has none.
     """
     count, size = expert.observation.shape[0], expert.observation.shape[-1]
     own = jnp.moveaxis(rollout.seen[:, :count, :, :size], 1, 0)
     over = rollout.episode_over[:, :count, None] | rollout.terminated[:, :count]
     steps = jnp.where(jnp.any(over, axis=0), 1 + jnp.argmax(over, axis=0), over.shape[0]).astype(jnp.int32)
-    distance, there = _distances(own, expert.observation, steps, expert.length), rollout.active[0, :count]
+    distance = _distances(own, expert.observation, steps, expert.length)
+    there = rollout.active[0, :count] & rollout.start[0, :count, None]
     number = jnp.sum(there, axis=0)
     mean = jnp.sum(jnp.where(there, distance, 0.0), axis=0) / jnp.maximum(number, 1)
     return mean - expert.apart, number > 0

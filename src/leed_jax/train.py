@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from leed_jax.environment import AutoReset, Environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.experts import Experts, sample_experts
+from leed_jax.experts import Experts, Yardstick, sample_experts
 from leed_jax.gap import Gap, measure_gap
 from leed_jax.hyper import Hyper, TrainSettings
 from leed_jax.loss import AgentBatch, Metrics, Standing, agent_batches, agent_loss
@@ -84,12 +84,19 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         settings: shapes and numbers of loops.
 
     Raises:
-        ConfigurationError: policies remember, and the environments cannot be shared out among the minibatches.
+        ConfigurationError: policies remember, and the environments cannot be shared out among the minibatches; or
+            episodes are to be compared, and rollouts are too short for one. When the function is traced: the weight of
+            the expert term is to go by a yardstick that the experts do not have.
     """
     if policy.memory_size and settings.num_envs % settings.minibatches:
         raise ConfigurationError(
             f"Policies that remember learn from whole sequences, so num_envs={settings.num_envs} is shared out among "
             f"minibatches={settings.minibatches}; choose a divisor."
+        )
+    if settings.expert_adapt == "dtw" and settings.rollout_steps < environment.max_steps:
+        raise ConfigurationError(
+            f"expert.adapt=dtw compares whole episodes, and rollout_steps={settings.rollout_steps} is less than one of "
+            f"{environment.max_steps} steps; raise it to that, or use expert.adapt=return_gap."
         )
     resetting = AutoReset(environment)
 
@@ -99,7 +106,7 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         actors, rollout = collect(
             resetting, policy, state.parameters, state.actors, rollout_key, settings.rollout_steps, plans
         )
-        yardstick = None if experts is None else experts.yardstick
+        yardstick = _yardstick(settings, experts)
         gap = measure_gap(state.gap, settings.expert_adapt, yardstick, rollout)
         batch, seen_by_all = agent_batches(rollout, state.actors.memory, hyper)
         learner = _Update(policy, settings, state, gap, experts, hyper)
@@ -117,6 +124,16 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
         return summarised(*jax.lax.scan(body, state, None, length=settings.updates_per_chunk))
 
     return train_chunk
+
+
+def _yardstick(settings: TrainSettings, experts: Experts | None) -> Yardstick | None:
+    yardstick = None if experts is None else experts.yardstick
+    if experts is not None and yardstick is None and settings.expert_adapt != "none":
+        raise ConfigurationError(
+            f"expert_adapt={settings.expert_adapt} goes by what the expert does by itself: give the Experts a "
+            "yardstick, or use expert_adapt=none."
+        )
+    return yardstick
 
 
 def summarised(state: Any, metrics: Metrics) -> tuple[Any, Metrics]:
@@ -161,10 +178,13 @@ class _Update:
         self._hyper = dataclasses.replace(hyper, entropy_coefficient=entropy_coefficient)
         self._optimiser = optimiser(learning_rate, hyper.max_grad_norm)
         weight = expert_weight(settings.expert_schedule, hyper.expert_weight, state.update, hyper.expert_decay_updates)
+        share = jnp.ones(policy.num_agents)
+        if settings.expert_adapt != "none":
+            share = gap.share(hyper.expert_adapt_below)
         self._standing = Standing(
             agent=jnp.arange(policy.num_agents),
             earlier=policy.of_agents(state.parameters),
-            expert_weight=(0.0 if experts is None else weight) * gap.share(hyper.expert_adapt_below),
+            expert_weight=(0.0 if experts is None else weight) * share,
         )
 
     def learn(

@@ -45,7 +45,7 @@ def _lines(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         ("environment steps of each seed", f"{summary['env_steps']:,}"),
         ("training time, s", f"{summary['wall_s']:.1f}"),
         ("compile time, s", f"{summary['compile_s']:.1f}"),
-        ("time to load and execute demonstrations, s", f"{summary['preparation_s']:.1f}"),
+        ("time to check everything and to load demonstrations, s", f"{summary['preparation_s']:.1f}"),
         ("time it took to record them, once, s", _number(summary["recording_s"])),
         ("environment steps/s, all seeds", f"{summary['steps_per_s']:,.0f}"),
     ]
