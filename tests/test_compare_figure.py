@@ -1,9 +1,11 @@
 """What a comparison's figure holds besides the curves."""
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from run_folders import write_run
 
 from leed_jax.compare import compare
-from leed_jax.compare.figure import levels
+from leed_jax.compare.figure import add_legend, levels
 
 
 def shown(folder, **algorithms):
@@ -23,6 +25,25 @@ def test_instructions_are_those_of_whoever_follows_them(tmp_path):
         "instructions alone, bad and 1 more (-9.00)",
         "random actions (-4.00)",
     ]
+
+
+def test_a_legend_has_as_many_columns_as_there_is_room_for():
+    def drawn(labels):
+        figure = Figure(figsize=(11.5, 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for label in labels:
+            axes.plot([0, 1], label=label)
+        rows = add_legend(figure, axes)
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert [text.get_text() for text in legend.get_texts()] == labels
+        return rows, box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+    assert drawn([f"variant {number}" for number in range(8)]) == (2, True)
+    assert drawn([f"instructions alone, of variant {number} (-8)" for number in range(8)]) == (3, True)
+    assert drawn([f"{number} {'long ' * 14}" for number in range(8)]) == (8, True)
 
 
 def test_where_nobody_follows_any_none_are_shown(tmp_path):

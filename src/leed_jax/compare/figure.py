@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (1.5, 0.8)), (0, (10, 1)))
 GREY = "0.35"
 LOG_FROM = 4.0
-LONG_LABEL = 28
+MOST_COLUMNS = 4
 
 
 def draw(path: Path, comparison: Comparison) -> None:
@@ -30,18 +30,14 @@ def draw(path: Path, comparison: Comparison) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
-    # Each row of the legend takes its room from below, so that the panels stay as high.
-    compared = list(levels(comparison))
-    entries = len(comparison.variants) + len(compared)
-    columns = 2 if any(len(variant.label) > LONG_LABEL for variant in comparison.variants) else 4
-    figure = Figure(figsize=(11.5, 4.6 + 0.22 * -(-entries // columns)), layout="constrained")
+    figure = Figure(figsize=(11.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
     for variant, colour, style in zip(comparison.variants, itertools.cycle(COLOURS), itertools.cycle(STYLES)):
         _draw_curve(by_steps, variant, variant.curve.steps, colour, style)
         _draw_curve(by_seconds, variant, variant.curve.seconds, colour, style)
     for axes in (by_steps, by_seconds):
-        for level, label, style in compared:
+        for level, label, style in levels(comparison):
             axes.axhline(level, color=GREY, linestyle=style, linewidth=1.2, label=label, zorder=1)
         axes.grid(alpha=0.25)
     _scale(by_steps, [variant.curve.steps for variant in comparison.variants], "environment steps of a seed")
@@ -49,11 +45,33 @@ def draw(path: Path, comparison: Comparison) -> None:
     by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
     by_seconds.xaxis.set_major_formatter("{x:g}")
     by_steps.set_ylabel("episode return per agent\ninterquartile mean over seeds, 95 % band")
-    handles, labels = by_steps.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2)
+    rows = add_legend(figure, by_steps)
+    # Each row of the legend takes its room from below, so that the panels stay as high.
+    figure.set_figheight(figure.get_figheight() + 0.22 * rows)
     if comparison.title:
         figure.suptitle(_plain(comparison.title))
     figure.savefig(path, dpi=130, format="png")
+
+
+def add_legend(figure: Any, axes: Any) -> int:
+    """Put the legend of some panel below all of them, in as many columns as there is room for.
+
+    Args:
+        figure: a `matplotlib.figure.Figure`, on a canvas.
+        axes: the panel.
+
+    Returns:
+        The number of its rows.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    for columns in range(MOST_COLUMNS, 0, -1):
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2
+        )
+        if columns == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= figure.bbox.width:
+            break
+        legend.remove()
+    return -(-len(labels) // columns)
 
 
 def _draw_curve(axes: Any, variant: VariantResult, x: np.ndarray, colour: str, style: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leed_jax.compare import Comparison, Estimate, VariantResult
-from leed_jax.compare.figure import COLOURS, STYLES
+from leed_jax.compare.figure import COLOURS, STYLES, add_legend
 from leed_jax.study.schema import written_value
 
 BESIDE = 0.06
@@ -51,8 +51,7 @@ def draw_points(path: Path, label: str, found: Sequence[tuple[Any, Comparison]])
     longest = max(variant.env_steps for _, comparison in found for variant in comparison.variants)
     reaching.set_ylim(0, HEADROOM * longest)
     reaching.yaxis.set_major_formatter(EngFormatter(sep=""))
-    handles, labels = final.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, handlelength=3.2)
+    add_legend(figure, final)
     figure.savefig(path, dpi=130, format="png")
 
 
