@@ -117,6 +117,24 @@ def test_points_and_variants_can_be_chosen(path):
     assert not read_request(name, []).partial
 
 
+def test_points_may_be_lists(path):
+    values, settings = [[8, 8], [4]], {"[8,8]": {"num_envs": 16}, "[4]": {"num_envs": 8}}
+    points = {"key": "network.hidden_sizes", "values": values, "settings": settings}
+    name = write(path, COMPARE, points=points)
+    runs = [run for run in plan_runs(read_request(name, [])) if run.variant == "slow"]
+    assert [run.config.network.hidden_sizes for run in runs] == values
+    assert [run.config.num_envs for run in runs] == [16, 8]
+    assert [run.point for run in runs] == ["hidden_sizes-8-8", "hidden_sizes-4"]
+    for wanted, there in (("[8, 8]", [[8, 8]]), ("[4]", [[4]]), ("[[8,8],[4]]", values)):
+        assert [point.value for point in read_request(name, [f"points={wanted}"]).points] == there
+
+
+def test_a_point_is_chosen_as_it_is_written(path):
+    name = write(path, COMPARE, points={"key": "expert.per_agent", "values": [True, None, 1]})
+    for text, value in (("true", True), ("null", None), ("1", 1)):
+        assert [point.value for point in read_request(name, [f"points={text}"]).points] == [value]
+
+
 def test_a_label_with_a_comma_can_be_chosen_as_it_is_written(path):
     name = write(path, COMPARE, variants={"slow, or not": {}, "fast": {"ppo.epochs": 1}}, reference=None)
     assert read_request(name, ["variants=slow, or not"]).variants == ("slow, or not",)
@@ -168,6 +186,9 @@ REFUSED = [
     ({"points": {"key": "env.num_agents"}}, [], "points.key and points.values belong together"),
     ({"points": {"label": "x"}}, [], "points: without points.key and points.values"),
     ({"points": {**ONE_POINT, "settings": {3: {}}}}, [], "points.settings.3: there is no such point"),
+    ({"points": {**ONE_POINT, "values": [{"a": 1}]}}, [], "points.values: {'a': 1} holds keys of its own"),
+    ({"points": {**ONE_POINT, "values": [[2]], "settings": {"[3]": {}}}}, [], "points.settings.[3]: there is no such"),
+    ({"points": {**ONE_POINT, "values": [[2], [3]]}}, ["points=[4]"], "the study has no 4; it has [2], [3]"),
     ({"points": {**ONE_POINT, "values": [2, 2]}}, [], "the label 2 is too much like 2"),
     ({"points": ONE_POINT}, ["env.num_agents=3"], "env.num_agents is what the points of study"),
     ({"points": ONE_POINT}, ["points=4"], "points=4: the study has no 4; it has 2"),

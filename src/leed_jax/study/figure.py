@@ -10,7 +10,7 @@ import numpy as np
 
 from leed_jax.compare import Comparison, Estimate, VariantResult
 from leed_jax.compare.figure import COLOURS, STYLES, add_legend
-from leed_jax.study.schema import written_value
+from leed_jax.study.schema import shown_value
 
 BESIDE = 0.06
 TOP = 0.97
@@ -42,7 +42,7 @@ def draw_points(path: Path, label: str, found: Sequence[tuple[Any, Comparison]])
         _draw(final, places, estimates(found, name, lambda variant: variant.iqm), look)
         _draw(reaching, places, estimates(found, name, lambda variant: variant.steps_to_threshold.iqm), look)
     for axes in (final, reaching):
-        axes.set_xticks(range(len(found)), [written_value(value) for value, _ in found])
+        axes.set_xticks(range(len(found)), [shown_value(value) for value, _ in found])
         axes.set_xlim(-0.5, len(found) - 0.5)
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)

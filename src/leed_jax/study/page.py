@@ -10,7 +10,7 @@ from typing import Any
 from leed_jax.compare import PICTURE, Comparison, table
 from leed_jax.files import write_whole
 from leed_jax.study.request import Point, Request
-from leed_jax.study.schema import written_value
+from leed_jax.study.schema import shown_value
 
 PAGE = "README.md"
 
@@ -59,7 +59,7 @@ def write_page(
 def _section(request: Request, section: Section) -> list[str]:
     name = section.point.name
     key = request.file.points.label or request.file.points.key
-    heading = [f"## {key} = {written_value(section.point.value)}", ""] if name else []
+    heading = [f"## {key} = {shown_value(section.point.value)}", ""] if name else []
     alone = dataclasses.replace(section.comparison, title="")
     picture = f"{name}/{PICTURE}" if name else PICTURE
     return [*heading, table(alone), f"![Learning curves{f', {name}' if name else ''}]({picture})", ""]

@@ -11,7 +11,15 @@ import yaml
 from leed_jax.config import Config
 from leed_jax.errors import ConfigurationError
 from leed_jax.run import compose_config
-from leed_jax.study.schema import StudyFile, flatten, folder_name, read_study_file, written, written_value
+from leed_jax.study.schema import (
+    StudyFile,
+    flatten,
+    folder_name,
+    read_study_file,
+    shown_value,
+    written,
+    written_value,
+)
 
 CHANGEABLE = (
     "experiment",
@@ -155,10 +163,11 @@ def _choice(key: str, wanted: str | None, known: list[Any]) -> list[Any]:
     if wanted is None:
         return known
     parsed = _parsed(key, wanted)
-    texts = {str(item): item for item in known}
+    texts = {shown_value(item): item for item in known}
     parts = parsed if isinstance(parsed, list) else [part.strip() for part in wanted.split(",")]
-    # A label may hold a comma.
-    chosen = {wanted} if wanted in texts else {str(part) for part in parts}
+    # A label may hold a comma, and a value be a list.
+    whole = next((text for text in (wanted, shown_value(parsed)) if text in texts), None)
+    chosen = {shown_value(part) for part in parts} if whole is None else {whole}
     there = ", ".join(f'"{text}"' if "," in text else text for text in texts) or "none"
     for part in chosen:
         if part not in texts:
@@ -192,5 +201,6 @@ def _points(where: str, file: StudyFile, values: Sequence[Any]) -> Iterator[Poin
         return
     label = points.label or points.key.rpartition(".")[2]
     for value in values:
-        further = flatten(points.settings.get(value), f"study {where}: points.settings.{value}")
-        yield Point(value, folder_name(f"{label}-{written_value(value)}"), {points.key: value, **further})
+        shown = shown_value(value)
+        further = flatten(points.settings_at(value), f"study {where}: points.settings.{shown}")
+        yield Point(value, folder_name(f"{label}-{shown}"), {points.key: value, **further})

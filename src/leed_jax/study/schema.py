@@ -50,13 +50,20 @@ class Points:
         key: the key; the horizontal axis of the summary figure.
         label: what the axis is called; empty for the key's last part.
         values: its values.
-        settings: what else holds at some of them, by value.
+        settings: what else holds at some of them, by value; a list's by its text, as in "[64,64]".
     """
 
     key: str = ""
     label: str = ""
     values: list[Any] = dataclasses.field(default_factory=list)
     settings: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def settings_at(self, value: Any) -> Any:
+        """What else holds at a value; None where it is nothing.
+
+        A list cannot be a key, so its settings are those of its text, as in "[64,64]".
+        """
+        return next((held for key, held in self.settings.items() if _same(key, value)), None)
 
 
 @dataclasses.dataclass
@@ -163,6 +170,11 @@ def written_value(value: Any) -> str:
     return str(value)
 
 
+def shown_value(value: Any) -> str:
+    """A value as people read it: in headings, in names of folders, and where values are chosen by what they are."""
+    return value if isinstance(value, str) else written_value(value)
+
+
 def folder_name(label: Any) -> str:
     """A label as the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", str(label)).strip("-.")
@@ -177,7 +189,7 @@ def check_labels(where: str, labels: Sequence[Any]) -> None:
     seen: dict[str, Any] = {}
     for label in labels:
         # Some file systems do not tell upper case from lower.
-        folder = folder_name(label).lower()
+        folder = folder_name(shown_value(label)).lower()
         if not folder or folder in seen:
             other = f" is too much like {seen[folder]!r}" if folder else " has no letter or digit"
             raise ConfigurationError(f"{where}: the label {label!r}{other}; give it another one.")
@@ -263,9 +275,20 @@ def _check_points(where: str, study: StudyFile, require: Any) -> None:
         "points.key and points.values belong together: the key, and the values that it is given in turn.",
     )
     require(bool(points.values) or points == Points(), "points: without points.key and points.values it says nothing.")
-    for value in points.settings:
+    for value in points.values:
         require(
-            value in points.values,
-            f"points.settings.{value}: there is no such point; points.values are {points.values}.",
+            not isinstance(value, Mapping),
+            f"points.values: {value!r} holds keys of its own; give points.key one value at each point, and further "
+            "keys under points.settings.",
+        )
+    for key in points.settings:
+        require(
+            any(_same(key, value) for value in points.values),
+            f"points.settings.{key}: there is no such point; points.values are {points.values}.",
         )
     check_labels(f"study {where}: points.values", points.values)
+
+
+def _same(key: Any, value: Any) -> bool:
+    """Whether a key of points.settings is a point's value; 3 is 3.0."""
+    return bool(key == value) or shown_value(key) == shown_value(value)
