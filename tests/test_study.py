@@ -150,6 +150,14 @@ def test_values_are_written_as_on_the_command_line():
     assert folder_name("LEED, from arrays!") == "LEED-from-arrays"
 
 
+def test_folders_tell_signs_apart(path):
+    points = {"key": "env.start", "label": "start (m)", "values": [-1, 1, -0.5, 0.5]}
+    found = [point.name for point in read_request(write(path, COMPARE, points=points), []).points]
+    assert found == ["start-m-minus-1", "start-m-1", "start-m-minus-0.5", "start-m-0.5"]
+    assert [folder_name(value) for value in ([-1, 1], [1, -1], 1e-5)] == ["minus-1-1", "1-minus-1", "1e-05"]
+    assert folder_name("half-good, from-1 to 2-3") == "half-good-from-1-to-2-3"
+
+
 def test_the_command_is_recorded_so_that_a_shell_takes_it(path):
     request = read_request(write(path, COMPARE), ["network.hidden_sizes=[8, 8]"])
     assert request.command == f"python -m leed_jax.study {path} 'network.hidden_sizes=[8, 8]'"
@@ -178,8 +186,15 @@ REFUSED = [
     ({"settings": {**SETTINGS, "ppo": {"epochs": 0}}}, [], "variants.slow: ppo.epochs=0: must be at least 1"),
     ({"settings": {**SETTINGS, "env.length": 1}}, [], "env.length: the environment has no such field"),
     ({"variants": {"a": {}, "b": {}}, "reference": "a"}, [], "variants a and b are the same configuration"),
-    ({"variants": {"a": {}, "A": {"ppo.epochs": 1}}, "reference": "a"}, [], "the label 'A' is too much like 'a'"),
-    ({"variants": {"!": {}}, "reference": None}, [], "the label '!' has no letter or digit"),
+    ({"variants": {"a": {}, "A": {"ppo.epochs": 1}}, "reference": "a"}, [], "the label 'A' is too much like 'a' for"),
+    ({"variants": {"!": {}}, "reference": None}, [], "the label '!' has no letter from A to Z and no digit"),
+    ({"variants": {"日本": {}}, "reference": None}, [], "the label '日本' has no letter from A to Z and no digit"),
+    (
+        {"points": {**ONE_POINT, "values": ["x", "X"]}},
+        [],
+        "the value 'X' is too much like 'x' for a folder of its own; leave",
+    ),
+    ({"points": {**ONE_POINT, "values": ["日本"]}}, [], "the value '日本' has no letter from A to Z"),
     ({"variants": {"slow": 3}}, [], "variants.slow must hold keys and values"),
     ({"variants": {"slow": {"out": "x"}}}, [], "variants.slow.out: the study chooses the folders"),
     ({"variants": {"slow": {"algorithm": "magic"}}}, [], "variants.slow: algorithm=magic: must be one of"),
@@ -189,7 +204,7 @@ REFUSED = [
     ({"points": {**ONE_POINT, "values": [{"a": 1}]}}, [], "points.values: {'a': 1} holds keys of its own"),
     ({"points": {**ONE_POINT, "values": [[2]], "settings": {"[3]": {}}}}, [], "points.settings.[3]: there is no such"),
     ({"points": {**ONE_POINT, "values": [[2], [3]]}}, ["points=[4]"], "the study has no 4; it has [2], [3]"),
-    ({"points": {**ONE_POINT, "values": [2, 2]}}, [], "the label 2 is too much like 2"),
+    ({"points": {**ONE_POINT, "values": [2, 2]}}, [], "the value 2 is too much like 2"),
     ({"points": ONE_POINT}, ["env.num_agents=3"], "env.num_agents is what the points of study"),
     ({"points": ONE_POINT}, ["points=4"], "points=4: the study has no 4; it has 2"),
     ({}, ["points=4"], "points=4: the study has no 4; it has none"),

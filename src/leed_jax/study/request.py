@@ -203,4 +203,5 @@ def _points(where: str, file: StudyFile, values: Sequence[Any]) -> Iterator[Poin
     for value in values:
         shown = shown_value(value)
         further = flatten(points.settings_at(value), f"study {where}: points.settings.{shown}")
-        yield Point(value, folder_name(f"{label}-{shown}"), {points.key: value, **further})
+        name = "-".join(part for part in (folder_name(label), folder_name(value)) if part)
+        yield Point(value, name, {points.key: value, **further})

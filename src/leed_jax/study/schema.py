@@ -176,24 +176,36 @@ def shown_value(value: Any) -> str:
 
 
 def folder_name(label: Any) -> str:
-    """A label as the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(label)).strip("-.")
+    """A label or a value as the name of a folder, which tells -1 from 1."""
+    signed = re.sub(r"(?<![A-Za-z0-9._)])-(?=\.?\d|inf\b)", "-minus-", shown_value(label))
+    return re.sub(r"[^A-Za-z0-9._]+", "-", signed).strip("-.")
 
 
-def check_labels(where: str, labels: Sequence[Any]) -> None:
-    """Make sure that every label has a folder of its own.
+def check_folders(where: str, kind: str, items: Sequence[Any]) -> None:
+    """Make sure that every label or value has a folder of its own.
+
+    Args:
+        where: where they stand, for messages.
+        kind: what they are: label, of which another one can be given, or value.
+        items: all of them.
 
     Raises:
-        ConfigurationError: two do not.
+        ConfigurationError: two have the same, or one has none.
     """
     seen: dict[str, Any] = {}
-    for label in labels:
+    for item in items:
         # Some file systems do not tell upper case from lower.
-        folder = folder_name(shown_value(label)).lower()
-        if not folder or folder in seen:
-            other = f" is too much like {seen[folder]!r}" if folder else " has no letter or digit"
-            raise ConfigurationError(f"{where}: the label {label!r}{other}; give it another one.")
-        seen[folder] = label
+        folder = folder_name(item).lower()
+        if folder and folder not in seen:
+            seen[folder] = item
+            continue
+        mend = "give it another one" if kind == "label" else "leave one of them out" if folder else "leave it out"
+        fault = (
+            f"is too much like {seen[folder]!r} for a folder of its own"
+            if folder
+            else "has no letter from A to Z and no digit that its folder could be called by"
+        )
+        raise ConfigurationError(f"{where}: the {kind} {item!r} {fault}; {mend}.")
 
 
 def _folder() -> Traversable:
@@ -239,7 +251,7 @@ def _check(where: str, study: StudyFile) -> None:
     require(per_run is None or per_run >= 1, f"seeds_per_run={per_run}: must be at least 1, or null.")
     if seeds.first is None:
         seeds.first = TUNING_SEED if study.kind == "tune" else 0
-    check_labels(f"study {where}: variants", list(study.variants))
+    check_folders(f"study {where}: variants", "label", list(study.variants))
     if study.kind == "tune":
         _check_tuning(study, require)
     else:
@@ -286,7 +298,7 @@ def _check_points(where: str, study: StudyFile, require: Any) -> None:
             any(_same(key, value) for value in points.values),
             f"points.settings.{key}: there is no such point; points.values are {points.values}.",
         )
-    check_labels(f"study {where}: points.values", points.values)
+    check_folders(f"study {where}: points.values", "value", points.values)
 
 
 def _same(key: Any, value: Any) -> bool:
