@@ -356,6 +356,11 @@ def edit_summary(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def remove(folder, name):
+    path = folder / "summary.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+
+
 def edit_row(folder, **changes):
     path = folder / "metrics.jsonl"
     first, *rest = path.read_text().splitlines()
@@ -376,6 +381,11 @@ def cut(folder, lines):
         (lambda run: (run / "summary.json").write_text("{"), r"summary\.json is damaged: it is not JSON"),
         (lambda run: (run / "summary.json").write_text("{}"), r"summary\.json is damaged: it lacks algorithm"),
         (lambda run: (run / "summary.json").write_text("[]"), r"summary\.json is damaged"),
+        (lambda run: edit_summary(run, algorithm=["ippo"]), r"summary\.json is damaged: .*algorithm is \['ippo'\]"),
+        (lambda run: edit_summary(run, versions=None), r"summary\.json is damaged: .*versions is None"),
+        (lambda run: edit_summary(run, device="cpu"), r"summary\.json is damaged: .*device is 'cpu'"),
+        (lambda run: remove(run, "versions"), r"summary\.json is damaged: it lacks versions"),
+        (lambda run: remove(run, "device"), r"summary\.json is damaged: it lacks device"),
         (lambda run: edit_summary(run, wall_s=None), "wall_s is no number"),
         (lambda run: edit_summary(run, env_steps="many"), "env_steps is no number"),
         (lambda run: edit_summary(run, seeds=[0, 0]), "2 returns of 1 different seeds"),
@@ -400,6 +410,14 @@ def cut(folder, lines):
         (
             lambda run: (run / "config.yaml").write_text("{env: {name: x}, evaluation: {curve_episodes: lots}}"),
             r"config\.yaml is damaged: evaluation\.curve_episodes is no number",
+        ),
+        (
+            lambda run: (run / "config.yaml").write_text("{env: {name: x}, generate: {refresh_every: [1]}}"),
+            r"config\.yaml is damaged: a value is of the wrong type \(.*generate\.refresh_every",
+        ),
+        (
+            lambda run: (run / "config.yaml").write_text("{env: {name: x}, ppo: 3}"),
+            r"config\.yaml is damaged: a value is of the wrong type \(.*ppo",
         ),
         (lambda run: (run / "config.yaml").write_text("- 1"), r"config\.yaml is damaged: it does not hold keys"),
     ],

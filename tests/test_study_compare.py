@@ -228,6 +228,15 @@ def test_a_damaged_configuration_is_named(study, copied):
         go_on(study, copied)
 
 
+def test_a_summary_that_lacks_what_the_page_tells_of_is_found_before_anything_runs(study, copied):
+    shutil.rmtree(copied / RUNS[0])
+    summary = json.loads((copied / RUNS[3] / "summary.json").read_text())
+    (copied / RUNS[3] / "summary.json").write_text(json.dumps({**summary, "versions": None}))
+    with pytest.raises(RunDirectoryError, match=r"fast/seeds7-7/summary\.json is damaged: .*versions is None"):
+        go_on(study, copied)
+    assert not (copied / RUNS[0]).exists()
+
+
 def test_a_late_variant_that_cannot_work_stops_the_study_before_the_first_run(study, tmp_path):
     variants = {"slow": {}, "fast": {"ppo.minibatches": 3}}
     name = write(tmp_path / "broken.yaml", COMPARE, variants=variants)

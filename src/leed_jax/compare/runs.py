@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leed_jax.compare.reading import damaged, read_number, read_summary
+from leed_jax.config import Config
 from leed_jax.errors import RunDirectoryError
+from leed_jax.options import one_sentence, options
 from leed_jax.report.curve import curves
 from leed_jax.report.directory import CONFIG, METRICS, SUMMARY
 from leed_jax.report.metrics import Row, read_metrics
@@ -102,7 +104,22 @@ def _read_settings(path: Path) -> dict[str, Any]:
         read_number(settings, "evaluation.curve_episodes", missing=True)
     except (TypeError, ValueError) as error:
         raise damaged(path / CONFIG, str(error)) from None
+    _check_types(path / CONFIG, settings)
     return settings
+
+
+def _check_types(file: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse values of another type than the keys have today; keys of other versions of leed_jax may have any."""
+    known = {option.key for option in options(Config)}
+    typed = OmegaConf.structured(Config(env={}))
+    for key, value in settings.items():
+        # A key that was optional once may be null.
+        if key not in known or value is None:
+            continue
+        try:
+            OmegaConf.update(typed, key, value)
+        except OmegaConfBaseException as error:
+            raise damaged(file, f"a value is of the wrong type ({one_sentence(error).rstrip('.')})") from None
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
