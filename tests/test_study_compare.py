@@ -213,6 +213,23 @@ def test_runs_with_other_settings_are_not_mixed_in(study, copied):
         go_on(study, copied, "env.start=1.0", "points=0.9")
 
 
+@pytest.mark.parametrize("name", ["README.md", "points.png"])
+def test_a_result_that_cannot_be_written_is_named(name, study, copied):
+    (copied / name).unlink()
+    (copied / name).mkdir()
+    with pytest.raises(RunDirectoryError, match=rf"{name} cannot be written: Is a directory\. .* is kept"):
+        go_on(study, copied)
+
+
+@pytest.mark.parametrize("place", ["out", "out/discount-0.9", "out/discount-0.9/slow"])
+def test_a_file_in_the_way_is_found_before_the_first_run(place, study, tmp_path):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(RunDirectoryError, match=rf"{place} is not a directory\. Choose another out"):
+        go_on(study, tmp_path / "out")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / place]
+
+
 def test_what_is_no_run_of_the_study_is_left_alone(study, copied):
     shutil.rmtree(copied / RUNS[0])
     (copied / RUNS[0]).mkdir()

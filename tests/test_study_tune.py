@@ -1,5 +1,6 @@
 """Studies of kind=tune: the same budget for all, and a record of everything that was tried."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from tiny_run import python, quick_compilation
 
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import lock_folder
-from leed_jax.study import run_study
+from leed_jax.study import run_study, tuning
 from leed_jax.study.request import read_request
 from leed_jax.study.trial import Trained, train_and_score
 from leed_jax.study.tuning import TRIED, run_tuning
@@ -276,6 +277,22 @@ def test_two_processes_do_not_write_to_one_folder(study, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="cannot be written"):
         tune(study, tmp_path / "file", StandIn())
+
+
+@pytest.mark.parametrize("name", [TRIED, "tuning.json", "tuning.md"])
+def test_a_result_that_cannot_be_written_is_named(name, study, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunDirectoryError, match=rf"{name} cannot be written: Is a directory\. .* is kept"):
+        tune(study, tmp_path, StandIn())
+
+
+def test_a_full_disk_is_named(study, tmp_path, monkeypatch):
+    def full(path, line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tuning, "append_line", full)
+    with pytest.raises(RunDirectoryError, match=rf"{TRIED} cannot be written: No space left on device"):
+        tune(study, tmp_path, StandIn())
 
 
 def test_errors_in_training_name_the_setting(study, tmp_path):

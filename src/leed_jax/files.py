@@ -1,8 +1,12 @@
 """Files that are either whole or not there."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from leed_jax.errors import RunDirectoryError
 
 LOCK = "lock"
 
@@ -15,6 +19,25 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context in which a file of results is written: if that fails, the error names the file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path} cannot be written: {error.strerror or error}. Mend that, and give the same command again; what "
+            "has been trained is kept."
+        ) from None
 
 
 def lock_folder(folder: Path) -> int | None:

@@ -24,6 +24,7 @@ CURVE = "learning_curve.png"
 ANIMATION = "rollout.gif"
 
 _PATTERNS = "[]*?"
+_MEND = "Choose another out; nothing was overwritten."
 
 
 class RunDirectory:
@@ -138,12 +139,29 @@ def check_free(path: Path) -> None:
     Raises:
         RunDirectoryError: it is a file, holds something, or cannot be made.
     """
-    mend = "Choose another out; nothing was overwritten."
+    check_place(path)
+    # A run that was killed while it claimed the directory leaves nothing but its lock.
+    if not os.path.lexists(path) or all(entry.name == LOCK for entry in path.iterdir()):
+        return
+    if (path / CONFIG).is_file():
+        raise RunDirectoryError(
+            f"out={path} holds a run already. Go on with it by resume={path}, or choose another out; nothing was "
+            "overwritten."
+        )
+    raise RunDirectoryError(f"out={path} is not empty. {_MEND}")
+
+
+def check_place(path: Path) -> None:
+    """Check that `path` is a directory that can be written to, or can be made one.
+
+    Raises:
+        RunDirectoryError: it is a file, or cannot be written or made.
+    """
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
-        raise RunDirectoryError(f"out={path}: {existing} is not a directory. {mend}")
+        raise RunDirectoryError(f"out={path}: {existing} is not a directory. {_MEND}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunDirectoryError(f"out={path}: {existing} cannot be written. {mend}")
+        raise RunDirectoryError(f"out={path}: {existing} cannot be written. {_MEND}")
     # The library that writes checkpoints takes these for patterns, and then cannot read them again.
     if set(_PATTERNS) & set(str(path.absolute())):
         raise RunDirectoryError(
@@ -152,15 +170,6 @@ def check_free(path: Path) -> None:
         )
     if existing != path.absolute():
         _check_makeable(path, existing)
-        return
-    # A run that was killed while it claimed the directory leaves nothing but its lock.
-    if any(entry.name != LOCK for entry in path.iterdir()):
-        if (path / CONFIG).is_file():
-            raise RunDirectoryError(
-                f"out={path} holds a run already. Go on with it by resume={path}, or choose another out; nothing was "
-                "overwritten."
-            )
-        raise RunDirectoryError(f"out={path} is not empty. {mend}")
 
 
 def _check_makeable(path: Path, existing: Path) -> None:

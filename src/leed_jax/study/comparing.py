@@ -9,6 +9,8 @@ from rich.console import Console
 from leed_jax.compare import Comparison, compare, table
 from leed_jax.compare.reading import read_summary
 from leed_jax.errors import LeedError
+from leed_jax.files import writing
+from leed_jax.report.directory import check_place
 from leed_jax.runner import Outcome, resume_run, start_run
 from leed_jax.study.figure import draw_points
 from leed_jax.study.page import Section, write_page
@@ -36,6 +38,7 @@ def run_comparison(request: Request, console: Console, comparer: Comparer = comp
         LeedError: what was asked for cannot be done.
     """
     planned = plan_runs(request)
+    check_place(request.out)
     for run in planned:
         check_recorded(run)
     stopped_by = _train_all(planned, console)
@@ -97,6 +100,8 @@ def _report(request: Request, planned: Sequence[PlannedRun], console: Console, c
     if request.file.points.values:
         picture = SUMMARY_PICTURE
         label = request.file.points.label or request.file.points.key
-        draw_points(request.out / picture, label, [(section.point.value, section.comparison) for section in sections])
+        found = [(section.point.value, section.comparison) for section in sections]
+        with writing(request.out / picture):
+            draw_points(request.out / picture, label, found)
     page = write_page(request, sections, [read_summary(run.path) for run in planned], picture)
     say(console, f"Results: {page}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leed_jax.compare import PICTURE, Comparison, table
-from leed_jax.files import write_whole
+from leed_jax.files import write_whole, writing
 from leed_jax.study.request import Point, Request
 from leed_jax.study.schema import shown_value
 
@@ -41,6 +41,9 @@ def write_page(
 
     Returns:
         The page.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
     """
     lines = [f"# {request.file.title}", ""]
     if request.file.description.strip():
@@ -52,7 +55,8 @@ def write_page(
     for section in sections:
         lines += _section(request, section)
     path = request.out / PAGE
-    write_whole(path, ("\n".join(lines).rstrip() + "\n").encode())
+    with writing(path):
+        write_whole(path, ("\n".join(lines).rstrip() + "\n").encode())
     return path
 
 

@@ -11,7 +11,7 @@ from leed_jax.config import IMITATING, Config, idle_sections, to_dictionary
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.environment_class import complete, make_environment
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
-from leed_jax.report.directory import CONFIG, SUMMARY, read_config
+from leed_jax.report.directory import CONFIG, SUMMARY, check_place, read_config
 from leed_jax.study.request import Request
 from leed_jax.study.schema import flatten, folder_name, written
 
@@ -120,9 +120,10 @@ def check_recorded(run: PlannedRun) -> None:
     """Make sure that what a run directory holds, if anything, is what the study asks for.
 
     Raises:
-        RunDirectoryError: it was made with other settings, or cannot be read.
+        RunDirectoryError: it was made with other settings, or cannot be read; or there can be no directory.
     """
     if not has_begun(run):
+        check_place(run.path)
         return
     try:
         recorded = read_config(run.path)

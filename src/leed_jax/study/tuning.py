@@ -15,7 +15,7 @@ from leed_jax.compare.reading import read_number
 from leed_jax.compare.statistics import extended_iqm
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
-from leed_jax.files import append_line, lock_folder, write_whole
+from leed_jax.files import append_line, lock_folder, write_whole, writing
 from leed_jax.program import Schedule
 from leed_jax.study.plan import check_ingredients, differences
 from leed_jax.study.progress import Pace, say, work_of
@@ -172,7 +172,8 @@ def _try_all(
             raise type(error)(f"{trial.variant}, setting {trial.number} ({dict(trial.changes)}): {error}") from None
         seconds = time.monotonic() - started
         row = _row(trial, trained, seconds)
-        append_line(path, json.dumps(row, allow_nan=False))
+        with writing(path):
+            append_line(path, json.dumps(row, allow_nan=False))
         rows[trial.variant, trial.number] = row
         pace.add(work_of(trial.variant, trial.configs[0]), seconds / len(trial.configs))
         rest = [work_of(t.variant, config) for t in waiting[index + 1 :] for config in t.configs]
@@ -215,9 +216,10 @@ def _recorded(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
     """What earlier processes have tried, and was asked for; half a last line, which a kill leaves, is cut off."""
     if not path.exists():
         return {}
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        write_whole(path, whole + b"\n" if whole else b"")
+    with writing(path):
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if torn:
+            write_whole(path, whole + b"\n" if whole else b"")
     known = {(trial.variant, trial.number): trial for trial in trials}
     rows = {}
     for number, line in enumerate(whole.splitlines()):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from leed_jax.files import write_whole
+from leed_jax.files import write_whole, writing
 from leed_jax.study.page import escaped, machine_lines
 from leed_jax.study.progress import say
 from leed_jax.study.request import Request
@@ -29,10 +29,14 @@ def write_record(
         searches: what was tried of each variant.
         rows: a row of `tried.jsonl` for each setting, by variant.
         console: where to print.
+
+    Raises:
+        RunDirectoryError: one of them cannot be written.
     """
     record = _record(request, searches, rows)
-    write_whole(request.out / RECORD, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-    write_whole(request.out / PAGE, _page(record).encode())
+    for name, text in ((RECORD, json.dumps(record, indent=2, allow_nan=False) + "\n"), (PAGE, _page(record))):
+        with writing(request.out / name):
+            write_whole(request.out / name, text.encode())
     for label, variant in record["variants"].items():
         say(console, f"{label}: {_shown(variant['score'])} with {_chosen(variant)}")
     say(console, f"Written to {request.out / PAGE} and {request.out / RECORD}.")
