@@ -379,6 +379,15 @@ def cut(folder, lines):
         (lambda run: (run / "summary.json").unlink(), "has not finished .*resume="),
         (lambda run: [(run / name).unlink() for name in ("summary.json", "config.yaml")], "is not a run directory"),
         (lambda run: (run / "summary.json").write_text("{"), r"summary\.json is damaged: it is not JSON"),
+        (
+            lambda run: (run / "summary.json").write_text("[" * 10**5),
+            r"summary\.json is damaged: it is nested too deeply",
+        ),
+        (lambda run: (run / "metrics.jsonl").write_text("[" * 10**5), "a line of it is not JSON"),
+        (
+            lambda run: (run / "config.yaml").write_text("env: &env {name: *env}"),
+            r"config\.yaml is damaged: it cannot be",
+        ),
         (lambda run: (run / "summary.json").write_text("{}"), r"summary\.json is damaged: it lacks algorithm"),
         (lambda run: (run / "summary.json").write_text("[]"), r"summary\.json is damaged"),
         (lambda run: edit_summary(run, algorithm=["ippo"]), r"summary\.json is damaged: .*algorithm is \['ippo'\]"),

@@ -100,6 +100,8 @@ def test_composing_leaves_hydra_as_it_was():
         (["experiment=no/such.yaml"], ["no/such.yaml", "mpe_spread"]),
         (["experiment=bad.yaml"], ["bad.yaml", "not valid YAML"]),
         (["experiment=list.yaml"], ["list.yaml", "keys and values"]),
+        (["experiment=scalar.yaml"], ["scalar.yaml", "keys and values"]),
+        (["experiment=itself.yaml"], ["itself.yaml", "refers to itself"]),
         (["experiment=stray.yaml"], ["num_env", "Did you mean num_envs?"]),
         ([], ["experiment=NAME", "mpe_spread"]),
         (["experiment=mpe_spread", "num_envs=many"], ["num_envs", "many"]),
@@ -146,6 +148,8 @@ def test_composing_leaves_hydra_as_it_was():
 def test_bad_input_is_one_paragraph_and_changes_nothing(arguments, words, recorded, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "scalar.yaml").write_text("3\n")
+    (tmp_path / "itself.yaml").write_text("env: &env {name: *env}\n")
     (tmp_path / "stray.yaml").write_text("env: {name: 'tiny_run:Walk'}\nnum_env: 3\n")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "notes.txt").write_text("keep me")

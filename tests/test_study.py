@@ -236,6 +236,9 @@ def test_what_cannot_work_is_refused(path, changes, arguments, message):
     [
         ("title: [", "is not valid YAML"),
         ("- 1", "must hold keys and values"),
+        ("3", "must hold keys and values"),
+        ("title: a\nvariants: &x {a: *x}", "study.yaml refers to itself, or is nested too deeply"),
+        ("title: '${'", "study.yaml cannot be read: title"),
         ("title: a\ntitle: b", "duplicate key title"),
         ("title: a\nvariants:\n", "variants is empty: give at least one"),
     ],

@@ -239,8 +239,9 @@ def test_what_is_no_run_of_the_study_is_left_alone(study, copied):
     assert (copied / RUNS[0] / "thesis.tex").exists()
 
 
-def test_a_damaged_configuration_is_named(study, copied):
-    (copied / RUNS[3] / "config.yaml").write_text("env: [")
+@pytest.mark.parametrize("text", ["env: [", "env: &env {name: *env}"])
+def test_a_damaged_configuration_is_named(text, study, copied):
+    (copied / RUNS[3] / "config.yaml").write_text(text)
     with pytest.raises(RunDirectoryError, match=r"fast/seeds7-7/config\.yaml cannot be used"):
         go_on(study, copied)
 

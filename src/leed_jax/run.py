@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +21,7 @@ from leed_jax.cli import answer_flags, exit_on_error, leave
 from leed_jax.config import ALGORITHMS, PROVIDERS, Config, explain, from_node, unknown_key
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, options
+from leed_jax.yaml_text import read_mapping
 
 ABOUT = """
 usage: python -m leed_jax.run experiment=NAME [key=value ...]
@@ -227,12 +227,7 @@ def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str]
 
 def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> tuple[list[str], set[str]]:
     """Register one experiment's settings, and those that it has for single algorithms under `algorithms`."""
-    try:
-        values: Any = OmegaConf.create(text)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigurationError(f"experiment file {where} is not valid YAML: {error}") from None
-    if not OmegaConf.is_dict(values):
-        raise ConfigurationError(f"experiment file {where} must hold keys and values.")
+    values = read_mapping(text, f"experiment file {where}")
     for section in [key for key in _SECTIONS if key in values and values[key] is None]:
         del values[section]
     tuned: Any = values.pop("algorithms", OmegaConf.create({}))

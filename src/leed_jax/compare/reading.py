@@ -30,6 +30,8 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise damaged(file, f"it cannot be read ({error.strerror})") from None
     except ValueError:
         raise damaged(file, "it is not JSON") from None
+    except RecursionError:
+        raise damaged(file, "it is nested too deeply") from None
     try:
         _check_summary(file, summary)
     except KeyError as error:

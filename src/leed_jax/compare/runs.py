@@ -93,7 +93,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     """The configuration with dotted keys, whatever version of leed_jax has written it."""
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise damaged(path / CONFIG, f"it cannot be read ({type(error).__name__})") from None
     if not isinstance(values, dict):
         raise damaged(path / CONFIG, "it does not hold keys and values")
@@ -138,7 +138,7 @@ def _read_rows(path: Path, seeds: Sequence[int]) -> list[Row]:
         rows = read_metrics(path)
     except OSError as error:
         raise damaged(file, f"it cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged(file, "a line of it is not JSON") from None
     try:
         for row in rows:

@@ -106,12 +106,13 @@ def read_config(path: Path) -> Config:
     """
     if not (path / CONFIG).is_file():
         raise RunDirectoryError(f"{path}: there is no run directory (no {CONFIG} in it). Check the path.")
+    mend = "Restore what the run had recorded there, or start a new run."
     try:
         return from_dictionary(_read_yaml(path / CONFIG))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, ConfigurationError) as error:
-        raise RunDirectoryError(
-            f"{path / CONFIG} cannot be used: {error} Restore what the run had recorded there, or start a new run."
-        ) from None
+        raise RunDirectoryError(f"{path / CONFIG} cannot be used: {error} {mend}") from None
+    except RecursionError:
+        raise RunDirectoryError(f"{path / CONFIG} cannot be used: it refers to itself. {mend}") from None
 
 
 def choose_path(config: Config) -> Path:

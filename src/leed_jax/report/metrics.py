@@ -118,7 +118,7 @@ def cut_back(directory: Path, chunks: int, num_seeds: int) -> list[Row]:
         rows = [json.loads(line) for line in kept]
         expected = [1 + index // num_seeds for index in range(chunks * num_seeds)]
         complete = [row["chunk"] for row in rows] == expected
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         complete = False
     if not complete:
         raise RunDirectoryError(

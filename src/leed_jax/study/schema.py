@@ -9,13 +9,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from leed_jax.compare.runs import flat
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, one_sentence, options
+from leed_jax.yaml_text import read_mapping
 
 KINDS = ("compare", "tune")
 TUNING_SEED = 100
@@ -118,17 +118,13 @@ def read_study_file(name: str, changes: Mapping[str, Any]) -> tuple[str, StudyFi
         ConfigurationError: there is no such study, or a key or a value in it cannot work.
     """
     where, text = _read(name)
+    values = read_mapping(text, f"study {where}")
     try:
-        values = OmegaConf.create(text)
-        if not OmegaConf.is_dict(values):
-            raise ConfigurationError(f"study {where} must hold keys and values.")
         given = {key: value for key, value in values.items() if value is not None}
         merged = OmegaConf.merge(OmegaConf.structured(StudyFile), given)
         for key, value in changes.items():
             OmegaConf.update(merged, key, value)
         study: Any = OmegaConf.to_object(merged)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"study {where} is not valid YAML: {error}") from None
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"study {where}: {_explain(error)}") from None
     _check(where, study)

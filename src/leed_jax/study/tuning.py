@@ -227,7 +227,7 @@ def _recorded(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
             row = _checked(json.loads(line))
             place = (row["variant"], row["number"])
             recorded = from_dictionary(row["config"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             fault = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise RunDirectoryError(
                 f"{path}, line {number + 1} is damaged ({fault}). Restore it, or remove the line."
