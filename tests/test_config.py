@@ -28,6 +28,12 @@ class Listed(tiny_run.Walk):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tagged(tiny_run.Walk):
+    tag: str = ""
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Halfway:
     num_agents: int = 1
 
@@ -117,6 +123,9 @@ def test_options_know_whole_numbers_and_sections():
     assert listed["demonstrations.episodes"].whole
     assert not listed["ppo.learning_rate"].whole
     assert not listed["out"].whole
+    assert listed["out"].text
+    assert listed["algorithm"].text
+    assert not listed["num_envs"].text
     assert listed["ppo"].section
     assert listed["ppo.epochs"].default == 4
 
@@ -155,6 +164,9 @@ def test_lists_become_tuples_so_that_environments_are_hashable():
         ({"name": SPREAD, "num_agents": "three"}, ["env.num_agents", "three", "takes: num_agents"]),
         ({"name": SPREAD, "num_agents": 0}, ["num_agents"]),
         ({"name": f"{__name__}:Picky", "size": 2}, ["Picky", "size is too large", "takes: size"]),
+        ({"name": f"{__name__}:Tagged", "tag": 1000.0}, ["env.tag is a text", "1000.0", "quotes"]),
+        ({"name": f"{__name__}:Tagged", "tag": True}, ["env.tag is a text", "True", "quotes"]),
+        ({"name": f"{__name__}:Tagged", "note": 3}, ["env.note is a text", "3", "quotes"]),
         ({"name": "tiny_broken:Class"}, ["tiny_broken", "RuntimeError", "broken at import"]),
     ],
 )
@@ -182,6 +194,12 @@ def test_the_fields_of_an_environment_can_be_written_out_and_make_it_again():
     assert make_environment(fields) == make_environment(given)
     listed = complete({"name": f"{__name__}:Listed", "nested": [[1], [2, 3]]})
     assert (listed["sizes"], listed["nested"]) == ([1, 2], [[1], [2, 3]])
+
+
+def test_texts_of_an_environment_are_taken_as_they_are():
+    name = f"{__name__}:Tagged"
+    assert make_environment({"name": name, "tag": "1e3", "note": None}) == Tagged(tag="1e3")
+    assert complete({"name": name, "tag": "true"})["tag"] == "true"
 
 
 def test_a_class_without_the_protocol_is_refused():

@@ -13,7 +13,7 @@ from tiny_run import Walk, quick_compilation, record_walk, run_command, settings
 import leed_jax
 from leed_jax.config import ALGORITHMS, from_dictionary
 from leed_jax.errors import ConfigurationError
-from leed_jax.run import compose_config, experiment_names, main
+from leed_jax.run import compose_config, experiment_names, main, quoted
 from leed_jax.version import __version__
 
 
@@ -67,6 +67,14 @@ def test_settings_override_the_experiment():
     assert config.network.hidden_sizes == [8, 16]
     assert (config.demonstrations.path, config.demonstrations.episodes) == ("", None)
     assert config.out == "runs/a b (c)/it's=here"
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "1_000", "true", "it's", "a,b", "[1]", "a b", r"a\b", r"a\'b", "a\\\\", "日本"]
+)
+def test_a_text_is_taken_as_it_is_typed(text):
+    config = compose_config(["experiment=mpe_spread", f"llm.model={text}", f"env.tag={quoted(text)}"])
+    assert (config.llm.model, config.env["tag"]) == (text, text)
 
 
 def test_an_environment_needs_no_experiment():

@@ -10,6 +10,7 @@ from tiny_run import Walk, record_walk
 from leed_jax.config import from_dictionary, to_dictionary
 from leed_jax.demonstrations import find_set
 from leed_jax.errors import ConfigurationError, DemonstrationError
+from leed_jax.run import compose_config
 from leed_jax.study import command, plan, run_study, study_names, tuning
 from leed_jax.study.plan import differences, plan_runs
 from leed_jax.study.progress import Pace
@@ -146,6 +147,7 @@ def test_values_are_written_as_on_the_command_line():
     assert written("a.b", None) == "a.b=null"
     assert written("a", True) == "a=true"
     assert written("a", [1, "x", [0.5, None]]) == "a=[1,x,[0.5,null]]"
+    assert written("a", ["1e3", "it's", ""]) == r"a=['1e3','it\'s','']"
     assert written("a", 1e-5) == "a=1e-05"
     assert folder_name("LEED, from arrays!") == "LEED-from-arrays"
 
@@ -156,6 +158,14 @@ def test_folders_tell_signs_apart(path):
     assert found == ["start-m-minus-1", "start-m-1", "start-m-minus-0.5", "start-m-0.5"]
     assert [folder_name(value) for value in ([-1, 1], [1, -1], 1e-5)] == ["minus-1-1", "1-minus-1", "1e-05"]
     assert folder_name("half-good, from-1 to 2-3") == "half-good-from-1-to-2-3"
+
+
+@pytest.mark.parametrize("text", ["null", "1_000", "true", "it's", "a,b", "", ".5", "a/b:c", "../x", "日本", "a\\'b\\"])
+def test_texts_come_as_they_stand_in_the_file(text, path):
+    settings = {**SETTINGS, "llm": {"model": text}}
+    runs = plan_runs(read_request(write(path, COMPARE, settings=settings), []))
+    assert {run.config.llm.model for run in runs} == {text}
+    assert compose_config([written("env.tag", text), "env.name=a:B"]).env["tag"] == text
 
 
 def test_the_command_is_recorded_so_that_a_shell_takes_it(path):

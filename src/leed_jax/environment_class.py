@@ -68,9 +68,17 @@ def _all_fields(cls: Any, values: Mapping[str, Any]) -> Any:
             raise ConfigurationError(f"env.{field}: the environment has no such field. {_takes(cls)}")
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(given))
-        return OmegaConf.masked_copy(merged, known)
+        complete: Any = OmegaConf.masked_copy(merged, known)
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"env.{one_sentence(error)} {_takes(cls)}") from None
+    for field, value in given.items():
+        # OmegaConf makes a text of it, which may be another one than was typed: 1000.0 of 1e3.
+        if isinstance(value, (bool, int, float)) and isinstance(complete[field], str):
+            raise ConfigurationError(
+                f"env.{field} is a text, and {value} is none; put it in quotes, as in env.{field}=\"'TEXT'\" on the "
+                "command line."
+            )
+    return complete
 
 
 def _known(cls: Any) -> list[str]:

@@ -19,6 +19,7 @@ class Option:
         default: its default; `dataclasses.MISSING` if it has none.
         meaning: what the docstring of its class says about it.
         whole: whether its value is a whole number.
+        text: whether its value is a text.
         section: whether it holds further keys.
     """
 
@@ -26,6 +27,7 @@ class Option:
     default: Any
     meaning: str
     whole: bool
+    text: bool
     section: bool
 
 
@@ -36,8 +38,8 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
         hint, key = hints[field.name], prefix + field.name
         section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        whole = hint is int or (isinstance(hint, types.UnionType) and int in typing.get_args(hint))
-        yield Option(key, default, meanings.get(field.name, ""), whole, section)
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        yield Option(key, default, meanings.get(field.name, ""), int in kinds, str in kinds, section)
         if section:
             yield from options(hint, f"{key}.")
 

@@ -3,6 +3,7 @@
 This is the only module that knows Hydra.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -44,7 +45,6 @@ _SCHEMA = "leed_jax_schema"
 _USER_EXPERIMENT = "_user_file"
 _TUNED = "tuned"
 _SECTIONS = [option.key for option in options(Config) if option.section]
-_PATHS = ("out", "demonstrations.path", "generate.out", "generate.prompt", "llm.path", "llm.cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,8 +169,8 @@ def _override(key: str, value: str) -> str:
     in_environment = key.startswith("env.")
     if not in_environment and key not in known:
         raise ConfigurationError(unknown_key(key))
-    if key in _PATHS and value not in ("", "null") and value[0] not in "'\"":
-        value = _quoted(value)
+    if not in_environment and known[key].text and value not in ("", "null") and value[0] not in "'\"":
+        value = quoted(value)
     if not in_environment and known[key].whole:
         value = _whole(value)
     text = f"{key}={value}"
@@ -185,9 +185,15 @@ def _override(key: str, value: str) -> str:
     return f"++{text}" if in_environment else text
 
 
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """A text in quotes, so that a setting has it as it is, whatever it looks like.
+
+    Args:
+        text: the text; backslashes in it mean nothing.
+    """
+    # Before a quote, and there alone, Hydra takes a backslash for a sign of its own.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _whole(value: str) -> str:

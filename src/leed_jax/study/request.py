@@ -103,7 +103,7 @@ class Request:
         values |= dict(self.overrides)
         arguments = [f"{key}={value}" for key, value in values.items()]
         if self.file.experiment:
-            arguments.insert(0, written("experiment", self.file.experiment))
+            arguments.insert(0, f"experiment={self.file.experiment}")
         try:
             return compose_config([*arguments, *(written(key, value) for key, value in last.items())])
         except ConfigurationError as error:

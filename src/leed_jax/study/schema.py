@@ -15,7 +15,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from leed_jax.compare.runs import flat
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, one_sentence, options
+from leed_jax.run import quoted
 from leed_jax.yaml_text import read_mapping
+
+# Texts that a setting has as they are, without quotes.
+_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./:-]*")
+_NO_TEXTS = ("null", "true", "false", "inf", "nan")
 
 KINDS = ("compare", "tune")
 TUNING_SEED = 100
@@ -161,7 +166,9 @@ def written_value(value: Any) -> str:
     """A value as one would type it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _NO_TEXTS else quoted(value)
+    if isinstance(value, Sequence):
         return "[" + ",".join(written_value(item) for item in value) + "]"
     return str(value)
 

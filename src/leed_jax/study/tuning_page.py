@@ -72,7 +72,7 @@ def _record(request: Request, searches: Mapping[str, Search], rows: Mapping[str,
 def _common(request: Request) -> list[str]:
     """What all runs of the study have in common, as one would type it."""
     common = {key: written_value(value) for key, value in flatten(request.file.settings, "settings").items()}
-    experiment = [written("experiment", request.file.experiment)] if request.file.experiment else []
+    experiment = [f"experiment={request.file.experiment}"] if request.file.experiment else []
     return [*experiment, *(f"{key}={value}" for key, value in {**common, **request.overrides}.items())]
 
 
