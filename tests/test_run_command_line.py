@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from tiny_run import Walk, quick_compilation, record_walk, run_command, settings
 
@@ -86,6 +87,8 @@ def test_an_environment_needs_no_experiment():
 def test_a_users_own_experiment_file_may_extend_another(tmp_path, monkeypatch):
     (tmp_path / "my own.yaml").write_text("defaults: [mpe_spread]\nseed: 7\nenv: {num_agents: 4}\nppo: {epochs: 2}\n")
     monkeypatch.chdir(tmp_path)
+    # As in a process that has composed nothing before.
+    ConfigStore.instance().repo.pop("experiment", None)
     for text in ("my own.yaml", str(tmp_path / "my own.yaml")):
         config = compose_config([f"experiment={text}", "num_envs=16"])
         assert (config.seed, config.ppo.epochs, config.num_envs) == (7, 2, 16)
@@ -108,9 +111,14 @@ def test_composing_leaves_hydra_as_it_was():
         (["experiment=no/such.yaml"], ["no/such.yaml", "mpe_spread"]),
         (["experiment=bad.yaml"], ["bad.yaml", "not valid YAML"]),
         (["experiment=list.yaml"], ["list.yaml", "keys and values"]),
+        (["experiment=section.yaml"], ["experiment file section.yaml: ppo must hold keys and values; it is [1]"]),
+        (["experiment=null.yaml"], ["experiment file null.yaml: ppo.entropy_decay cannot be null"]),
+        (["experiment=tuned.yaml"], ["experiment file tuned.yaml: algorithms.ippo.ppo.lr is not a key", "--help"]),
+        (["experiment=mpe_spread", "ppo.entropy_decay=null"], ["ppo.entropy_decay cannot be null; leave it out"]),
+        (["experiment=mpe_spread", "ppo.epoch=1"], ["ppo.epoch is not a key", "Did you mean ppo.epochs?"]),
         (["experiment=scalar.yaml"], ["scalar.yaml", "keys and values"]),
         (["experiment=itself.yaml"], ["itself.yaml", "refers to itself"]),
-        (["experiment=stray.yaml"], ["num_env", "Did you mean num_envs?"]),
+        (["experiment=stray.yaml"], ["experiment file stray.yaml", "num_env", "Did you mean num_envs?"]),
         ([], ["experiment=NAME", "mpe_spread"]),
         (["experiment=mpe_spread", "num_envs=many"], ["num_envs", "many"]),
         (["experiment=mpe_spread", "num_envs=1.5"], ["num_envs", "1.5"]),
@@ -156,6 +164,9 @@ def test_composing_leaves_hydra_as_it_was():
 def test_bad_input_is_one_paragraph_and_changes_nothing(arguments, words, recorded, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "section.yaml").write_text("ppo: [1]\n")
+    (tmp_path / "null.yaml").write_text("ppo: {entropy_decay: null}\n")
+    (tmp_path / "tuned.yaml").write_text("algorithms: {ippo: {ppo: {lr: 1}}}\n")
     (tmp_path / "scalar.yaml").write_text("3\n")
     (tmp_path / "itself.yaml").write_text("env: &env {name: *env}\n")
     (tmp_path / "stray.yaml").write_text("env: {name: 'tiny_run:Walk'}\nnum_env: 3\n")

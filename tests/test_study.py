@@ -118,6 +118,11 @@ def test_points_and_variants_can_be_chosen(path):
     assert not read_request(name, []).partial
 
 
+def test_whole_numbers_of_a_study_may_be_written_as_powers(path):
+    request = read_request(write(path, COMPARE), ["seeds.count=1e1", "seeds.first=2e2", "seeds_per_run=5"])
+    assert list(request.seed_groups()) == [(200, 5), (205, 5)]
+
+
 def test_points_may_be_lists(path):
     values, settings = [[8, 8], [4]], {"[8,8]": {"num_envs": 16}, "[4]": {"num_envs": 8}}
     points = {"key": "network.hidden_sizes", "values": values, "settings": settings}
@@ -206,6 +211,7 @@ REFUSED = [
     ),
     ({"points": {**ONE_POINT, "values": ["日本"]}}, [], "the value '日本' has no letter from A to Z"),
     ({"variants": {"slow": 3}}, [], "variants.slow must hold keys and values"),
+    ({"variants": {"slow": {"ppo": {"epochs": 1}, "ppo.epochs": 2}}}, [], "variants.slow.ppo.epochs is there twice"),
     ({"variants": {"slow": {"out": "x"}}}, [], "variants.slow.out: the study chooses the folders"),
     ({"variants": {"slow": {"algorithm": "magic"}}}, [], "variants.slow: algorithm=magic: must be one of"),
     ({"points": {"key": "env.num_agents"}}, [], "points.key and points.values belong together"),
@@ -227,6 +233,8 @@ REFUSED = [
     ({}, ["threshold=.inf"], "threshold=inf: must be a finite number"),
     ({}, ["threshold=nan"], "threshold=nan: must be a finite number"),
     ({}, ["seeds.count=[1"], "seeds.count=[1: the value cannot be read"),
+    ({"seeds": {"count": None}}, [], "seeds.count cannot be null"),
+    ({}, ["seeds.count=1.5"], "seeds.count: Value '1.5'"),
     ({}, ["seeds.count=0"], "seeds.count=0"),
     ({}, ["total_steps"], "total_steps: settings are written key=value"),
     ({}, ["--force"], "--force: there is no such flag"),

@@ -66,6 +66,8 @@ def nearest(key: str, known: Iterable[str]) -> str | None:
 def one_sentence(error: Exception) -> str:
     """The first line of an OmegaConf error, with its key and without the trail of internal names under it."""
     key = getattr(error, "full_key", None) or ""
+    if key and re.search("is not Optional|Incompatible value 'None'", str(error)):
+        return f"{key} cannot be null; leave it out to have its default."
     message = str(error).strip().splitlines() or [type(error).__name__]
     prefix = "" if key in message[0] else f"{key}: "
     return f"{prefix}{message[0].rstrip('.')}."

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,11 @@ def compose_config(arguments: Sequence[str]) -> Config:
 
 def experiment_names() -> list[str]:
     """Names of the experiments that come with leed_jax."""
-    return sorted(
-        Path(file.name).stem for file in resources.files("leed_jax.experiments").iterdir() if _is_yaml(file.name)
-    )
+    return sorted(Path(file.name).stem for file in _packaged())
+
+
+def _packaged() -> list[Traversable]:
+    return [file for file in resources.files("leed_jax.experiments").iterdir() if _is_yaml(file.name)]
 
 
 def _is_yaml(name: str) -> bool:
@@ -172,7 +175,7 @@ def _override(key: str, value: str) -> str:
     if not in_environment and known[key].text and value not in ("", "null") and value[0] not in "'\"":
         value = quoted(value)
     if not in_environment and known[key].whole:
-        value = _whole(value)
+        value = whole_number(value)
     text = f"{key}={value}"
     try:
         parsed = OverridesParser.create().parse_override(text)
@@ -196,8 +199,12 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _whole(value: str) -> str:
-    """Write a whole number such as `1e6` with all its digits, and leave everything else for the type check."""
+def whole_number(value: str) -> str:
+    """A whole number such as `1e6` with all its digits; everything else is left for the type check.
+
+    Args:
+        value: what was typed.
+    """
     try:
         number = float(value)
     except ValueError:
@@ -209,16 +216,13 @@ def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str]
     """Tell Hydra about an experiment; return the override that chooses it, and the algorithms it has settings for."""
     if not experiment:
         return [], set()
-    names = experiment_names()
-    if experiment in names:
-        packaged = next(
-            file
-            for file in resources.files("leed_jax.experiments").iterdir()
-            if _is_yaml(file.name) and Path(file.name).stem == experiment
-        )
-        return _store_experiment(store, experiment, packaged.read_text(encoding="utf-8"), packaged.name)
+    packaged = {Path(file.name).stem: file for file in _packaged()}
+    if experiment in packaged:
+        file = packaged[experiment]
+        return _store_experiment(store, experiment, file.read_text(encoding="utf-8"), file.name)
     path = Path(experiment).expanduser()
     if not (_is_yaml(path.name) and path.is_file()):
+        names = experiment_names()
         near = nearest(experiment, names)
         hint = f" Did you mean {near}?" if near else ""
         raise ConfigurationError(
@@ -228,15 +232,17 @@ def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str]
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
+    # A user's own file may start from one of the package.
+    for name, file in packaged.items():
+        _store_experiment(store, name, file.read_text(encoding="utf-8"), file.name)
     return _store_experiment(store, _USER_EXPERIMENT, text, str(path))
 
 
 def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> tuple[list[str], set[str]]:
     """Register one experiment's settings, and those that it has for single algorithms under `algorithms`."""
     values = read_mapping(text, f"experiment file {where}")
-    for section in [key for key in _SECTIONS if key in values and values[key] is None]:
-        del values[section]
     tuned: Any = values.pop("algorithms", OmegaConf.create({}))
+    _check_settings(values, f"experiment file {where}: ")
     if not (OmegaConf.is_dict(tuned) and all(OmegaConf.is_dict(node) for node in tuned.values())):
         raise ConfigurationError(f"experiment file {where}: algorithms must hold keys and values for each algorithm.")
     for algorithm, node in tuned.items():
@@ -250,9 +256,24 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
                     f"experiment file {where}: algorithms.{algorithm}.{key} would choose the section that it is in. "
                     "Leave it out."
                 )
+        _check_settings(node, f"experiment file {where}: algorithms.{algorithm}.")
         store.store(group=_TUNED, name=str(algorithm), node=node, package="_global_")
     store.store(group="experiment", name=name, node=values, package="_global_")
     return [f"+experiment={name}"], {str(algorithm) for algorithm in tuned}
+
+
+def _check_settings(values: Any, where: str) -> None:
+    """Refuse what are no settings, in the name of the file that they are in; drop sections that hold nothing."""
+    try:
+        for section in [key for key in ("env", *_SECTIONS) if key in values]:
+            if values[section] is None:
+                del values[section]
+            elif not OmegaConf.is_dict(values[section]):
+                raise ConfigurationError(f"{where}{section} must hold keys and values; it is {values[section]}.")
+        settings = OmegaConf.masked_copy(values, [key for key in values if key != "defaults"])
+        OmegaConf.merge(OmegaConf.structured(Config(env={})), settings)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{where}{explain(error)}") from None
 
 
 def _hydra_message(error: HydraException, experiment: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,17 @@ def _check_types(file: Path, settings: Mapping[str, Any]) -> None:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values with dotted keys."""
-    found: dict[str, Any] = {}
+    return dict(dotted(values, prefix))
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each nested value with its dotted key, which may come twice where some keys have dots already."""
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def _read_rows(path: Path, seeds: Sequence[int]) -> list[Row]:

@@ -95,6 +95,7 @@ def explain(error: Exception) -> str:
 
 def unknown_key(key: str) -> str:
     """Say that there is no such key, and which one is most like it."""
-    near = nearest(key, [option.key for option in options(Config)])
+    # Who asks for a key of a section does not want the section.
+    near = nearest(key, [option.key for option in options(Config) if not (option.section and "." in key)])
     hint = f" Did you mean {near}?" if near else ""
     return f"{key} is not a key of the configuration.{hint} --help lists all keys."

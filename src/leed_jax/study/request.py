@@ -10,7 +10,8 @@ import yaml
 
 from leed_jax.config import Config
 from leed_jax.errors import ConfigurationError
-from leed_jax.run import compose_config
+from leed_jax.options import options
+from leed_jax.run import compose_config, whole_number
 from leed_jax.study.schema import (
     StudyFile,
     flatten,
@@ -121,7 +122,12 @@ def read_request(name: str, arguments: Sequence[str]) -> Request:
         ConfigurationError: one of them cannot work.
     """
     given = dict(_split(argument) for argument in arguments)
-    changes = {key: _parsed(key, given.pop(key)) for key in CHANGEABLE if key in given}
+    whole = {option.key for option in options(StudyFile) if option.whole}
+    changes = {
+        key: _parsed(key, whole_number(given.pop(key)) if key in whole else given.pop(key))
+        for key in CHANGEABLE
+        if key in given
+    }
     out, chosen = given.pop("out", ""), {key: given.pop(key, None) for key in ("variants", "points")}
     where, file = read_study_file(name, changes)
     flatten(given, "the command line")

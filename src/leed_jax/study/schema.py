@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from leed_jax.compare.runs import flat
+from leed_jax.compare.runs import dotted
 from leed_jax.errors import ConfigurationError
 from leed_jax.options import nearest, one_sentence, options
 from leed_jax.run import quoted
@@ -150,10 +150,13 @@ def flatten(values: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{where} must hold keys and values, as in {{algorithm: ippo}}; it is {values!r}.")
-    found = flat(values)
-    for key in found:
+    found: dict[str, Any] = {}
+    for key, value in dotted(values):
         if key in _OF_THE_STUDY:
             raise ConfigurationError(f"{where}.{key}: {_OF_THE_STUDY[key]}.")
+        if key in found:
+            raise ConfigurationError(f"{where}.{key} is there twice, nested and with a dot; leave one of them out.")
+        found[key] = value
     return found
 
 
