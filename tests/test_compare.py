@@ -184,6 +184,17 @@ def test_each_variants_end_is_a_level_that_the_others_pass(tmp_path):
     assert rows[at + 2 : at + 4] == [["slow", "2.50", "600", "400"], ["quick", "5.00", "-", "600"]]
 
 
+def test_a_column_with_a_short_label_has_a_rule_under_it(tmp_path):
+    # What never gets to a level has nothing but a hyphen in its column.
+    curves = {"a": rising([3.0, 3.0]), "b": [[None, None]] * 6}
+    runs = {label: read(write_run(tmp_path / label, curve=curve)) for label, curve in curves.items()}
+    rules = [line for line in table(compare_runs(runs)).splitlines() if set(line) <= set("|:- ") and line]
+    assert len(rules) == 3
+    for cell in (cell.strip() for line in rules for cell in line.split("|")[1:-1]):
+        assert len(cell) >= 3
+        assert set(cell[:-1]) == {"-"}
+
+
 def test_a_single_variant_passes_nobody(tmp_path):
     assert "the end of" not in table(compare_runs({"alone": read(write_run(tmp_path / "alone"))}, threshold=0.5))
 

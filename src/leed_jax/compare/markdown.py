@@ -9,6 +9,8 @@ from leed_jax.compare.statistics import CONFIDENCE, RESAMPLES, WINDOW, Estimate
 SOURCE = "Agarwal et al. 2021, arXiv 2108.13264"
 DIVERGED = "not finite"
 NOT_REACHED = "not reached"
+# A rule under a heading has a hyphen, and some readers want three.
+_NARROWEST = 3
 
 
 def table(comparison: Comparison) -> str:
@@ -131,7 +133,7 @@ def _cell(text: str) -> str:
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, in columns that line up in plain text, too; numbers to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    widths = [max(_NARROWEST, *(len(row[i]) for row in (head, *rows))) for i in range(len(head))]
     left = [f"{head[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(head[1:], widths[1:], strict=True))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     body = [
