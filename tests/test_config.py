@@ -78,6 +78,7 @@ def test_defaults_are_not_shared_between_configurations():
         ({"network": {"hidden_sizes": []}}, ["network.hidden_sizes", "[64,64]"]),
         ({"network": {"hidden_sizes": [4, 0]}}, ["network.hidden_sizes", "at least 1"]),
         ({"evaluation": {"episodes": 255}}, ["evaluation.episodes=255", "256"]),
+        ({"evaluation": {"episodes": 10**12}}, ["evaluation.episodes=1000000000000", "at most 1,000,000"]),
         ({"demonstrations": {"episodes": 0}}, ["demonstrations.episodes=0", "null"]),
         ({"ppo": {"minibatches": 5000}}, ["ppo.minibatches=5000", "3328 samples"]),
         ({"total_steps": 10}, ["total_steps=10", "3328"]),
@@ -114,7 +115,8 @@ def test_every_key_has_a_meaning_and_every_choice_is_in_it():
     assert all(name in listed["llm.provider"].meaning for name in check.PROVIDERS)
     assert all(name in listed["generate.kind"].meaning for name in check.PLAN_KINDS)
     assert all(name in listed["llm.response_format"].meaning for name in check.RESPONSE_FORMATS)
-    assert str(check.MINIMUM_EVALUATION_EPISODES) in listed["evaluation.episodes"].meaning
+    for bound in (check.MINIMUM_EVALUATION_EPISODES, check.MAXIMUM_EVALUATION_EPISODES):
+        assert str(bound) in listed["evaluation.episodes"].meaning
 
 
 def test_options_know_whole_numbers_and_sections():

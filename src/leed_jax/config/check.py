@@ -20,6 +20,7 @@ PROVIDERS = ("replay", "openai", "anthropic", "local", "random", "written")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
 PLAN_KINDS = ("relational", "episodes")
 MINIMUM_EVALUATION_EPISODES = 256
+MAXIMUM_EVALUATION_EPISODES = 10**6
 
 
 def check_config(config: Config) -> None:
@@ -59,6 +60,11 @@ def check_config(config: Config) -> None:
         config.evaluation.episodes >= MINIMUM_EVALUATION_EPISODES,
         f"evaluation.episodes={config.evaluation.episodes}: must be at least "
         f"{MINIMUM_EVALUATION_EPISODES}, as fewer episodes say too little about a policy.",
+    )
+    _require(
+        config.evaluation.episodes <= MAXIMUM_EVALUATION_EPISODES,
+        f"evaluation.episodes={config.evaluation.episodes}: must be at most {MAXIMUM_EVALUATION_EPISODES:,}, as they "
+        "are all played side by side.",
     )
     _check_networks(config)
     _check_expert(config)

@@ -165,7 +165,7 @@ class EvaluationConfig:
     """The fresh episodes that the summary is made from.
 
     Attributes:
-        episodes: how many, at least 256.
+        episodes: how many, at least 256 and at most 1000000.
         curve_episodes: how many after each chunk, for the learning curve of the greedy policy; 0 for none.
         seed: their seed.
     """
