@@ -73,12 +73,13 @@ def test_cutting_back_to_nothing(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["short", "order", "garbage"])
+@pytest.mark.parametrize("damage", ["short", "order", "garbage", "depth"])
 def test_lines_that_are_missing_or_damaged_are_an_error_and_are_left_alone(damage, tmp_path):
     write_chunks(tmp_path, 3)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    damaged = {"short": lines[:5], "order": lines[::-1], "garbage": ["?\n", *lines[1:]]}[damage]
+    replaced = {"garbage": ["?\n", *lines[1:]], "depth": ["[" * 10**5 + "\n", *lines[1:]]}
+    damaged = {"short": lines[:5], "order": lines[::-1], **replaced}[damage]
     path.write_text("".join(damaged))
     with pytest.raises(RunDirectoryError, match="does not hold the 3 chunks"):
         cut_back(tmp_path, 3, 2)

@@ -232,6 +232,10 @@ def test_a_damaged_line_is_named(study, tmp_path):
     replace_second_line(tmp_path, [])
     with pytest.raises(RunDirectoryError, match=r"tried\.jsonl, line 2 is damaged"):
         tune(study, tmp_path, StandIn())
+    lines = (tmp_path / TRIED).read_text().splitlines()
+    (tmp_path / TRIED).write_text("\n".join([lines[0], "[" * 10**5, *lines[2:], ""]))
+    with pytest.raises(RunDirectoryError, match=r"tried\.jsonl, line 2 is damaged"):
+        tune(study, tmp_path, StandIn())
 
 
 @pytest.mark.parametrize(
