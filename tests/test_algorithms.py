@@ -119,6 +119,16 @@ def test_an_entropy_bonus_that_continuous_actions_cannot_bear_is_refused() -> No
         make(1.0)
 
 
+def test_rollouts_too_short_to_compare_episodes_are_refused() -> None:
+    def make(algorithm: str) -> None:
+        config = compose_config([*settings(""), f"algorithm={algorithm}", "expert.adapt=dtw", "rollout_steps=3"])
+        make_algorithm(config, make_environment({"name": "probes:Choice", "max_steps": 4}), 1, 1)
+
+    make("ippo")
+    with pytest.raises(ConfigurationError, match=r"rollout_steps=3 is less than one of 4 steps"):
+        make("leed")
+
+
 def test_values_of_continuous_actions_are_not_decomposed() -> None:
     config = compose_config([*settings(""), "algorithm=vdn", "env.name=probes:Aim"])
     with pytest.raises(ConfigurationError, match="discrete actions"):

@@ -107,7 +107,7 @@ def _policy_based(
         expert_batch_size=config.expert.batch_size,
         expert_schedule="constant" if imitates_alone else config.expert.schedule,
         expert_term=config.expert.term,
-        expert_adapt="none" if imitates_alone else config.expert.adapt,
+        expert_adapt=config.expert.adapt if config.algorithm == "leed" else "none",
     )
     return Algorithm(
         lambda key: init_state(environment, policy, settings, key),

@@ -108,7 +108,7 @@ class ExpertConfig:
         schedule: how the weight falls: constant, linear, cosine or exponential.
         decay_fraction: share of the run over which it falls to nothing.
         adapt: a factor of each agent's own: none; return_gap, by the share of the way to the expert's return that is
-            left; or dtw, the same for the distance of their episodes.
+            left; or dtw, the same for the distance of their episodes, with rollouts at least as long as those.
         adapt_below: the factor is 1 until this share of the way is left, and falls to 0 from there.
         entropy: weight of an entropy bonus, in units of the term's own weight, with which it falls. An agent that
             follows its expert keeps trying other actions. Less than 1 with continuous actions, whose standard
