@@ -200,6 +200,9 @@ def test_a_weight_that_cannot_be_adapted_is_refused() -> None:
     experts = Experts(samples=MIXED)
     with pytest.raises(ConfigurationError, match=r"expert_adapt=return_gap goes by .* give the Experts a yardstick"):
         learn(Choice(num_agents=AGENTS), experts, adapt="return_gap")
+    returns = Experts(samples=MIXED, yardstick=Yardstick(returns=jnp.zeros(AGENTS)))
+    with pytest.raises(ConfigurationError, match=r"expert_adapt=dtw goes by .* a yardstick with episodes"):
+        learn(Choice(num_agents=AGENTS), returns, adapt="dtw")
     with pytest.raises(ConfigurationError, match=r"rollout_steps=4 is less than one of 9 steps"):
         learn(Choice(num_agents=AGENTS, max_steps=9), experts, adapt="dtw")
 

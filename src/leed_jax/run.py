@@ -222,7 +222,7 @@ def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str]
         return _store_experiment(store, experiment, file.read_text(encoding="utf-8"), file.name)
     path = Path(experiment).expanduser()
     if not (_is_yaml(path.name) and path.is_file()):
-        names = experiment_names()
+        names = sorted(packaged)
         near = nearest(experiment, names)
         hint = f" Did you mean {near}?" if near else ""
         raise ConfigurationError(

@@ -127,11 +127,15 @@ def make_train_chunk(environment: Environment, policy: Policy, settings: TrainSe
 
 
 def _yardstick(settings: TrainSettings, experts: Experts | None) -> Yardstick | None:
-    yardstick = None if experts is None else experts.yardstick
-    if experts is not None and yardstick is None and settings.expert_adapt != "none":
+    """What the weight goes by; without it nothing would ever be measured, and so no expert be followed."""
+    if experts is None:
+        return None
+    yardstick, adapt = experts.yardstick, settings.expert_adapt
+    lacking = yardstick is None or (adapt == "dtw" and yardstick.episodes is None)
+    if adapt != "none" and lacking:
         raise ConfigurationError(
-            f"expert_adapt={settings.expert_adapt} goes by what the expert does by itself: give the Experts a "
-            "yardstick, or use expert_adapt=none."
+            f"expert_adapt={adapt} goes by what the expert does by itself: give the Experts a yardstick"
+            f"{' with episodes' if adapt == 'dtw' else ''}, or use expert_adapt=none."
         )
     return yardstick
 

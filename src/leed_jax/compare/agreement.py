@@ -55,18 +55,18 @@ def choose_metrics(variants: Sequence[Variant]) -> dict[str, str]:
 def notes(variants: Sequence[Variant]) -> list[str]:
     """What makes runs less than alike, though it is no error; a sentence for each."""
     runs = [run for variant in variants for run in variant.runs]
-    of_variants = (_few_seeds, _diverged, _curves, _versions, _narrow)
+    of_variants = (_single_seeds, _diverged, _curves, _versions, _few_seeds)
     of_runs = (_lone_keys, _points, _machines)
     found = [note for of in of_variants for note in of(variants)]
     return found + [note for of in of_runs for note in of(runs)]
 
 
-def _few_seeds(variants: Sequence[Variant]) -> list[str]:
+def _single_seeds(variants: Sequence[Variant]) -> list[str]:
     single = [variant.label for variant in variants if len(variant.seeds) == 1]
     return [f"There is no interval for a single seed: {_list(single)}."] if single else []
 
 
-def _narrow(variants: Sequence[Variant]) -> list[str]:
+def _few_seeds(variants: Sequence[Variant]) -> list[str]:
     if not any(1 < len(variant.seeds) < _ENOUGH for variant in variants):
         return []
     return [
