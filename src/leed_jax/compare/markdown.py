@@ -111,7 +111,9 @@ def _meaning(comparison: Comparison) -> list[str]:
         f"Return: undiscounted, per episode and agent ({comparison.num_agents} agents), of each seed's greedy policy "
         f"over {comparison.evaluation_episodes:,} fresh episodes. IQM: interquartile mean over seeds. In brackets: "
         f"{_percent()} interval by stratified bootstrap, {RESAMPLES:,} resamples of each variant's seeds ({SOURCE}). "
-        f"P: probability that a random seed is better than one of {_cell(comparison.reference)}; ties count half.",
+        "All are evaluated in the same episodes: differences are sharper for it, and how far these episodes are from "
+        "typical ones is in no interval (`leed_jax.evaluate` gives its standard error). P: probability that a random "
+        f"seed is better than one of {_cell(comparison.reference)}; ties count half.",
         "Seconds: wall-clock of training divided by the number of seeds, as the seeds of a run are trained side by "
         "side in one program. What comes before it is apart: compiling, once per run; preparing, once per run, that is "
         "checking the configuration and loading or executing demonstrations; and recording them, once for all runs, "
