@@ -51,7 +51,7 @@ def test_every_study_can_be_planned(name, monkeypatch):
 
 
 def test_no_study_is_missing():
-    expected = {"sample_efficiency", "long_baselines", "agents", "bad_experts", "tune_mpe_spread"}
+    expected = {"sample_efficiency", "long_baselines", "few_steps", "agents", "bad_experts", "tune_mpe_spread"}
     expected |= {f"ablation_{name}" for name in ("term", "weight", "source", "demonstrations", "quality")}
     assert expected <= set(study_names())
 
