@@ -189,7 +189,11 @@ def test_kill_loses_the_setting_that_was_being_tried_and_no_other(study, tmp_pat
     assert len(rest.asked) == 2
 
 
-def test_ctrl_c_is_no_traceback(study, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [(signal.SIGINT, 128 + signal.SIGINT, "Interrupted.\n"), (signal.SIGTERM, -signal.SIGTERM, "")],
+)
+def test_signals_stop_a_study_without_a_traceback(study, tmp_path, number, status, message):
     # A process that is started in the background may have been told to ignore Ctrl-C.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code = listening + "import sys; from leed_jax.cli import leave; from leed_jax.study.command import run_study; "
@@ -198,9 +202,9 @@ def test_ctrl_c_is_no_traceback(study, tmp_path):
     first = process.stdout.readline()
     assert first.startswith("4 settings, 0 of them tried already."), process.communicate()
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=100)
-    assert (process.returncode, errors) == (128 + signal.SIGINT, "Interrupted.\n")
+    assert (process.returncode, errors) == (status, message)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
