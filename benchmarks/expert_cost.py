@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import jax
 
-from leed_jax.program import Program, prepare
-from leed_jax.run import compose_config
+from leed_jax.cli.run import compose_config
+from leed_jax.training.program import Program, prepare
 
 WITHOUT = "without"
 VARIANTS = {
@@ -47,7 +47,7 @@ def main() -> None:
     """Run all in turn; print the seconds of each, and what they are as a multiple of those without the term."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of leed_jax.run")
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of leed_jax.cli.run")
     options = parser.parse_args()
     # The section for single algorithms would give the one without the term other updates.
     config = compose_config(["experiment=mpe_spread"])

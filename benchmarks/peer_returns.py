@@ -25,11 +25,11 @@ from jaxmarl_scripts import load_script
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from leed_jax.cli.run import compose_config
 from leed_jax.envs.mpe_spread import SimpleSpread
-from leed_jax.evaluate import play as play_ours
-from leed_jax.evaluate import random_chooser
-from leed_jax.run import compose_config
-from leed_jax.runner import start_run
+from leed_jax.learning.episodes import play as play_ours
+from leed_jax.learning.episodes import random_chooser
+from leed_jax.training.runner import start_run
 
 TASK = "MPE_simple_spread_v3"
 ACTIONS = 5

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxmarl_scripts import load_script
 
 from leed_jax.envs.mpe_spread import SimpleSpread
-from leed_jax.policy import Policy
-from leed_jax.train import Hyper, TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.ppo import Hyper, TrainSettings, init_state, make_train_chunk
+from leed_jax.networks.policy import Policy
 
 
 def jaxmarl_run(checkout: Path, num_envs: int, rollout_steps: int, updates: int) -> Callable[[], None]:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from leed_jax.environment import TimeStep
+from leed_jax.environments import TimeStep
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import Command, Measure, Parameter, Vocabulary
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from leed_jax.environment import TimeStep, Wrapper
+from leed_jax.environments import TimeStep, Wrapper
 from leed_jax.instructions import Command, Measure, Parameter, Vocabulary
-from leed_jax.train import Hyper
+from leed_jax.learning.ppo import Hyper
 
 
 @dataclasses.dataclass(frozen=True)

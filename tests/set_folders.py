@@ -9,6 +9,7 @@ import pytest
 from probes import Line
 from tiny_run import Walk
 
+from leed_jax.cli.demonstrations import main
 from leed_jax.demonstrations import (
     ARRAYS,
     MANIFEST,
@@ -20,7 +21,6 @@ from leed_jax.demonstrations import (
     load_demonstrations,
     save_demonstrations,
 )
-from leed_jax.demonstrations.__main__ import main
 from leed_jax.demonstrations.format import manifest_sha256, sha256_hex
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import Triple, compile_triples, stack_plans

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_run import Walk, quick_compilation, record_walk, settings
 
-from leed_jax.algorithms import agent_groups, make_algorithm, make_hyper
 from leed_jax.config import ALGORITHMS, NetworkConfig
-from leed_jax.environment_class import make_environment
+from leed_jax.config.compose import compose_config
+from leed_jax.config.environments import make_environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.run import compose_config
-from leed_jax.runner import start_run
+from leed_jax.training.algorithms import agent_groups, make_algorithm, make_hyper
+from leed_jax.training.runner import start_run
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from leed_jax.background import Background, Finished
 from leed_jax.errors import ConfigurationError
+from leed_jax.training.background import Background, Finished
 
 Work = Callable[[int], Awaitable[int]]
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from run_folders import rising, write_run
 
-from leed_jax.compare import as_json, compare, compare_runs, group, read_run, table, write_comparison
 from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.evaluation import as_json, compare, compare_runs, group, read_run, table, write_comparison
 
 FOUR = [1.0, 2.0, 3.0, 100.0]
 

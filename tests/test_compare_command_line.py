@@ -8,7 +8,7 @@ import pytest
 from processes import environment
 from run_folders import rising, write_run
 
-from leed_jax.compare.__main__ import main
+from leed_jax.cli.compare import main
 
 
 @pytest.fixture

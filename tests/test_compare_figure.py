@@ -4,8 +4,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from run_folders import write_run
 
-from leed_jax.compare import compare
-from leed_jax.compare.figure import add_legend, levels
+from leed_jax.evaluation import compare
+from leed_jax.evaluation.figure import add_legend, levels
 
 
 def shown(folder, **algorithms):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from leed_jax.compare.statistics import (
+from leed_jax.report.statistics import (
     CONFIDENCE,
     WINDOW,
     bootstrap,

@@ -12,11 +12,11 @@ from leed_jax.config import (
     make_environment,
     to_dictionary,
 )
-from leed_jax.environment_class import complete
+from leed_jax.config.environments import complete
+from leed_jax.config.options import nearest, options
 from leed_jax.errors import ConfigurationError, EnvironmentContractError
-from leed_jax.networks import ACTIVATIONS
+from leed_jax.networks.modules import ACTIVATIONS
 from leed_jax.objectives import SCHEDULES
-from leed_jax.options import nearest, options
 
 SPREAD = "leed_jax.envs.mpe_spread:SimpleSpread"
 

@@ -21,6 +21,7 @@ from set_folders import (
 )
 from tiny_run import Walk, quick_compilation
 
+from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import (
     find_set,
     initial_state_keys,
@@ -31,10 +32,9 @@ from leed_jax.demonstrations import (
     save_demonstrations,
 )
 from leed_jax.demonstrations.loading import load_verified
-from leed_jax.environment_class import make_environment
 from leed_jax.errors import DemonstrationError
-from leed_jax.experts import expert_samples
 from leed_jax.instructions import PrimitiveInstructions
+from leed_jax.learning.experts import expert_samples
 
 
 @pytest.fixture(scope="module", autouse=True)

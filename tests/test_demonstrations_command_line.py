@@ -29,8 +29,8 @@ from set_folders import (
 )
 from tiny_run import TESTS, DrawnWalk, quick_compilation
 
+from leed_jax.cli.demonstrations import main
 from leed_jax.demonstrations import find_set, load_demonstrations, recorded_sets
-from leed_jax.demonstrations.__main__ import main
 from leed_jax.report import animation
 
 CONTROL = "\x1b[31mred\x07\r\u202e"

@@ -21,11 +21,11 @@ from set_folders import (
 )
 from tiny_run import Walk, quick_compilation
 
+from leed_jax.cli.generate import main
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations, read_manifest
 from leed_jax.demonstrations.loading import load_verified
 from leed_jax.errors import DemonstrationError
-from leed_jax.experts import expert_samples
-from leed_jax.generate.__main__ import main
+from leed_jax.learning.experts import expert_samples
 
 ACTIONS = Line().num_actions
 RANDOM = {"noise": 1.0, "noise_from": 1.0, "label": "taken"}

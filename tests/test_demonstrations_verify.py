@@ -25,8 +25,8 @@ from set_folders import (
 )
 from tiny_run import quick_compilation
 
+from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import find_set, load_demonstrations, load_verified, read_manifest, recorded_sets
-from leed_jax.environment_class import make_environment
 
 RECORDED, ATTEMPT = "mpe_spread/qwen2.5-coder-1.5b", "mpe_spread/qwen2.5-coder-0.5b"
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from probes import Choice, Line, Masked, Nothing, OneByOne, Steady
 
-from leed_jax.environment import AutoReset, Environment, TimeStep
+from leed_jax.environments import AutoReset, Environment, TimeStep
+from leed_jax.environments.contract import check_environment
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import EnvironmentContractError
 from leed_jax.instructions import PrimitiveInstructions
-from leed_jax.testing import check_environment
 
 KEPT = [
     SimpleSpread(),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from probes import Choice, Line, Masked, Steady
 
-from leed_jax.evaluate import forgetful, play, policy_chooser, random_chooser
-from leed_jax.policy import Policy
+from leed_jax.learning.episodes import forgetful, play, policy_chooser, random_chooser
+from leed_jax.networks.policy import Policy
 
 
 def test_returns_are_those_of_the_probe() -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tiny_run import Walk, quick_compilation, record_walk, settings
 
-from leed_jax.evaluate import play
-from leed_jax.evaluate.__main__ import main
+from leed_jax.cli.evaluate import main
+from leed_jax.config.compose import compose_config
 from leed_jax.instructions import Measure
-from leed_jax.program import prepare
-from leed_jax.run import compose_config
-from leed_jax.runner import start_run
+from leed_jax.learning.episodes import play
+from leed_jax.training.program import prepare
+from leed_jax.training.runner import start_run
 
 
 @pytest.fixture(scope="module", autouse=True)

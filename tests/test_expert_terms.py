@@ -12,7 +12,9 @@ from probes import HYPER, Choice, Nothing, Steady
 from test_objectives import warp
 
 from leed_jax.errors import ConfigurationError
-from leed_jax.experts import (
+from leed_jax.instructions import Trajectory
+from leed_jax.learning.expert_weight import Gap, measure_gap, reference_episodes, trajectory_gap
+from leed_jax.learning.experts import (
     ExpertBatch,
     Experts,
     Outcome,
@@ -20,12 +22,10 @@ from leed_jax.experts import (
     expert_episodes,
     sample_experts,
 )
-from leed_jax.gap import Gap, measure_gap, reference_episodes, trajectory_gap
-from leed_jax.instructions import Trajectory
-from leed_jax.loss import demonstrated_advantages
-from leed_jax.policy import Policy
-from leed_jax.rollout import Rollout, act_all
-from leed_jax.train import TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.loss import demonstrated_advantages
+from leed_jax.learning.ppo import TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.rollout import Rollout, act_all
+from leed_jax.networks.policy import Policy
 
 AGENTS, EPISODES = 2, 40
 

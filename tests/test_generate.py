@@ -19,10 +19,10 @@ from leed_jax.errors import (
     EnvironmentContractError,
     UnknownCommandError,
 )
-from leed_jax.generate import Generation, Outcome, generate
-from leed_jax.generate.candidates import CUT_OFF, Candidate, best_first, distinct_behaviours, distinct_plans
-from leed_jax.generate.control import best_of, random_plan_scores
-from leed_jax.generate.scoring import Result, Scorer
+from leed_jax.generation import Generation, Outcome, generate
+from leed_jax.generation.candidates import CUT_OFF, Candidate, best_first, distinct_behaviours, distinct_plans
+from leed_jax.generation.control import best_of, random_plan_scores
+from leed_jax.generation.scoring import Result, Scorer
 from leed_jax.llm import Reply
 
 LLM = LLMConfig(model="m", concurrency=1)

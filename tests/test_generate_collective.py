@@ -12,10 +12,10 @@ from scripted import RETURN, SMALL, Scripted, text
 
 from leed_jax.config import LLMConfig
 from leed_jax.errors import PlanShapeError
-from leed_jax.generate.collective import collected, expanded
-from leed_jax.generate.loop import Generation, generate
-from leed_jax.generate.prompt import reply_schema
-from leed_jax.generate.template import load_template
+from leed_jax.generation.collective import collected, expanded
+from leed_jax.generation.loop import Generation, generate
+from leed_jax.generation.prompt import reply_schema
+from leed_jax.generation.template import load_template
 from leed_jax.instructions import Vocabulary
 from leed_jax.llm import ChatRequest
 

@@ -15,16 +15,16 @@ from probes import Line, MeasuredLine
 from rich.console import Console
 from scripted import FAR, HALF, NEAR, RETURN, SMALL, text
 
+from leed_jax.cli.generate import main
 from leed_jax.config import Config
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import RunDirectoryError
 from leed_jax.files import lock_folder
-from leed_jax.generate.__main__ import main
-from leed_jax.generate.control import Control
-from leed_jax.generate.loop import Outcome, Round
-from leed_jax.generate.progress import GenerationProgress
-from leed_jax.generate.record import output_folder
-from leed_jax.generate.table import print_table
+from leed_jax.generation.control import Control
+from leed_jax.generation.loop import Outcome, Round
+from leed_jax.generation.progress import GenerationProgress
+from leed_jax.generation.record import output_folder
+from leed_jax.generation.table import print_table
 from leed_jax.llm import Limits, Meter, Reply, Spending, Usage
 
 SECRET = "sk-very-secret-0123456789"  # noqa: S105 - a made-up one

@@ -16,7 +16,7 @@ from leed_jax.config import LLMConfig
 from leed_jax.demonstrations import initial_state_keys
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import BudgetError, ConfigurationError
-from leed_jax.generate import Generation, Outcome, generate
+from leed_jax.generation import Generation, Outcome, generate
 from leed_jax.instructions import PrimitiveInstructions
 from leed_jax.llm import ChatRequest
 

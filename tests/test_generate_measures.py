@@ -7,7 +7,6 @@ import pytest
 from probes import Choice, Line, MeasuredLine, Steady
 
 from leed_jax.envs.mpe_spread import SimpleSpread, SpreadState
-from leed_jax.evaluate import forgetful, measured_play, play, random_chooser
 from leed_jax.instructions import (
     DescribesStates,
     Measure,
@@ -20,6 +19,7 @@ from leed_jax.instructions import (
     measures_of,
     offering,
 )
+from leed_jax.learning.episodes import forgetful, measured_play, play, random_chooser
 
 STILL = MeasuredLine(scattered=False)
 NEVER = STILL.max_steps

@@ -20,9 +20,9 @@ from scripted import SMALL, Scripted
 from leed_jax.config import LLMConfig
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
-from leed_jax.generate import Generation, generate
-from leed_jax.generate.prompt import episodes_schema, head_messages, reply_schema, request_message
-from leed_jax.generate.template import NEWEST, SECTIONS, Template, load_template, packaged_names
+from leed_jax.generation import Generation, generate
+from leed_jax.generation.prompt import episodes_schema, head_messages, reply_schema, request_message
+from leed_jax.generation.template import NEWEST, SECTIONS, Template, load_template, packaged_names
 from leed_jax.instructions import PrimitiveInstructions, parse_reply, validate, written
 
 TEMPLATES = {
@@ -82,7 +82,7 @@ def test_the_example_in_a_template_has_the_form_that_the_schema_asks_for() -> No
 
 def test_a_template_is_known_by_its_hash() -> None:
     template = load_template("", "relational")
-    file = resources.files("leed_jax.generate").joinpath("templates/plan_v2.md")
+    file = resources.files("leed_jax.generation").joinpath("templates/plan_v2.md")
     assert (template.name, template.sha256) == ("plan_v2", hashlib.sha256(file.read_bytes()).hexdigest())
     assert tuple(template.sections) == SECTIONS
     assert load_template("plan_v2", "relational") == template

@@ -13,14 +13,14 @@ from scripted import SMALL
 from set_folders import LINE, run
 from tiny_run import quick_compilation
 
+from leed_jax.cli.generate import main
 from leed_jax.config import Config
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import ConfigurationError, RunDirectoryError
-from leed_jax.generate.__main__ import main
-from leed_jax.generate.connect import make_model, model_name
-from leed_jax.generate.progress import GenerationProgress
-from leed_jax.generate.prompt import episodes_schema, reply_schema
-from leed_jax.generate.random_model import RandomModel
+from leed_jax.generation.connect import make_model, model_name
+from leed_jax.generation.progress import GenerationProgress
+from leed_jax.generation.prompt import episodes_schema, reply_schema
+from leed_jax.generation.random_model import RandomModel
 from leed_jax.instructions import parse_episodes, parse_reply, validate
 from leed_jax.llm import ChatModel, ChatRequest, Message, Usage
 

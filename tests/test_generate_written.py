@@ -8,8 +8,8 @@ import pytest
 from probes import Line
 from tiny_run import quick_compilation
 
+from leed_jax.cli.generate import main
 from leed_jax.demonstrations import load_demonstrations
-from leed_jax.generate.__main__ import main
 
 TRIPLES = [["Walk", "mark_2", "agent_0"], ["Stay", "forever", "agent_1"]]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from leed_jax.run import compose_config
-from leed_jax.runner import start_run
+from leed_jax.config.compose import compose_config
+from leed_jax.training.runner import start_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -134,7 +134,7 @@ def test_a_real_model_answers_by_the_schema_and_goes_away_in_the_midst_of_work(
 
 INTERRUPTED = """
 import asyncio, sys
-from leed_jax.cli import exit_on_error, leave
+from leed_jax.cli.common import exit_on_error, leave
 from leed_jax.llm import ChatRequest, LocalModel, Message
 async def run():
     async with LocalModel(sys.argv[1], context=1024) as model:

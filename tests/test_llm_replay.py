@@ -13,7 +13,7 @@ import pytest
 from leed_jax.config import Config
 from leed_jax.demonstrations import find_set, recorded_sets
 from leed_jax.errors import BudgetError, ConfigurationError, DemonstrationError, LLMError, ReplayError
-from leed_jax.generate.connect import check_provider, connect, make_model, model_name, retry_policy, transcript_path
+from leed_jax.generation.connect import check_provider, connect, make_model, model_name, retry_policy, transcript_path
 from leed_jax.llm import (
     Anthropic,
     ChatClient,

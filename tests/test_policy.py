@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leed_jax.networks import ACTIVATIONS
-from leed_jax.policy import Categorical, Policy
+from leed_jax.networks.modules import ACTIVATIONS
+from leed_jax.networks.policy import Categorical, Policy
 
 POLICY = Policy(num_actions=4, observation_size=3, num_agents=5, hidden_sizes=(8, 8))
 START = jnp.zeros((1, 6), bool)

@@ -12,15 +12,15 @@ import pytest
 from probes import HYPER, Aim, Choice, InstructedAim, OneByOne, Preferred, Recall, Told
 
 from leed_jax.demonstrations import execute_episodes, instructed, load_demonstrations, save_demonstrations
-from leed_jax.environment import AutoReset
+from leed_jax.environments import AutoReset
+from leed_jax.environments.contract import check_environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.evaluate import play, policy_chooser
-from leed_jax.experts import Experts, expert_episodes, expert_samples
 from leed_jax.instructions import Trajectory, compile_triples, stack_plans
-from leed_jax.policy import Gaussian, Policy
-from leed_jax.rollout import act_all, collect, start_actors, value_all
-from leed_jax.testing import check_environment
-from leed_jax.train import TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.episodes import play, policy_chooser
+from leed_jax.learning.experts import Experts, expert_episodes, expert_samples
+from leed_jax.learning.ppo import TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.rollout import act_all, collect, start_actors, value_all
+from leed_jax.networks.policy import Gaussian, Policy
 
 SETTINGS = TrainSettings(num_envs=16, rollout_steps=6, updates_per_chunk=100, epochs=2, minibatches=2)
 

@@ -17,12 +17,12 @@ from loopback import Act, Server, after, good, refusal, serving
 from rich.console import Console
 from tiny_run import Walk, quick_compilation, record_walk, rows_of, settings
 
+from leed_jax.config.compose import compose_config
 from leed_jax.demonstrations import load_demonstrations
 from leed_jax.errors import ConfigurationError, DemonstrationError
-from leed_jax.program import Program, prepare
-from leed_jax.refinement import FOLDER, LOG, Refinement
-from leed_jax.run import compose_config
-from leed_jax.runner import resume_run, start_run
+from leed_jax.training.program import Program, prepare
+from leed_jax.training.refinement import FOLDER, LOG, Refinement
+from leed_jax.training.runner import resume_run, start_run
 
 STAY = [["Act", "action_1", "agent_0"], ["Act", "action_1", "agent_1"]]
 LEFT = [["Act", "action_0", "agent_0"], ["Act", "action_0", "agent_1"]]

@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 from tiny_run import DrawnWalk, Walk
 
-from leed_jax.evaluate import random_chooser
+from leed_jax.learning.episodes import random_chooser
 from leed_jax.report import animation
 from leed_jax.report.animation import draw_episodes
-from leed_jax.report.curve import curves, draw_learning_curve, interquartile_mean
+from leed_jax.report.curve import curves, draw_learning_curve
+from leed_jax.report.statistics import interquartile_mean
 
 
 def rows(returns):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from probes import Choice, Line, Masked, Steady
 
-from leed_jax.environment import AutoReset
+from leed_jax.environments import AutoReset
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import compile_triples, stack_plans
-from leed_jax.policy import Policy
-from leed_jax.rollout import act_all, collect, start_actors, value_all
+from leed_jax.learning.rollout import act_all, collect, start_actors, value_all
+from leed_jax.networks.policy import Policy
 
 
 def agents_of(environment: Any) -> tuple[Policy, Any]:

@@ -12,9 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from tiny_run import Walk, quick_compilation, record_walk, run_command, settings
 
 import leed_jax
+from leed_jax.cli.run import main
 from leed_jax.config import ALGORITHMS, from_dictionary
+from leed_jax.config.compose import compose_config, experiment_names, quoted
 from leed_jax.errors import ConfigurationError
-from leed_jax.run import compose_config, experiment_names, main, quoted
 from leed_jax.version import __version__
 
 

@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_run import TESTS, Walk, python, quick_compilation, record_walk, rows_of, run_command, settings, wait_for_chunk
 
+from leed_jax.cli.run import main
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
-from leed_jax.run import main
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,9 +164,9 @@ def test_ctrl_c_in_a_terminal_gives_the_terminal_back(folder):
 
 SECOND_SIGNAL = """
 import os, signal, sys, time
-from leed_jax import runner
-from leed_jax.cli import leave
-from leed_jax.run import main
+from leed_jax.training import runner
+from leed_jax.cli.common import leave
+from leed_jax.cli.run import main
 waiting = runner.time.sleep
 def twice(seconds):
     if not sent:

@@ -14,14 +14,14 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tiny_run import DrawnWalk, quick_compilation, record_walk, rows_of, settings
 
-from leed_jax import algorithms, runner
-from leed_jax.algorithms import make_hyper
+from leed_jax.cli.run import compose_config, main
 from leed_jax.config import from_dictionary
-from leed_jax.program import Program, Schedule, prepare, seed_keys
 from leed_jax.report.directory import RunDirectory
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
-from leed_jax.run import compose_config, main
-from leed_jax.runner import start_run
+from leed_jax.training import algorithms, runner
+from leed_jax.training.algorithms import make_hyper
+from leed_jax.training.program import Program, Schedule, prepare, seed_keys
+from leed_jax.training.runner import start_run
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_run import quick_compilation
 
 from leed_jax.config import from_dictionary
-from leed_jax.program import Program, prepare
+from leed_jax.training.program import Program, prepare
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.safetensors"
 CHUNKS = 2

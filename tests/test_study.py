@@ -7,17 +7,19 @@ import pytest
 from study_files import COMPARE, SETTINGS, TUNE, write
 from tiny_run import Walk, record_walk
 
+from leed_jax.cli import study as command
+from leed_jax.cli.study import run_study
 from leed_jax.config import from_dictionary, to_dictionary
+from leed_jax.config.compose import compose_config
 from leed_jax.demonstrations import find_set
 from leed_jax.errors import ConfigurationError, DemonstrationError
-from leed_jax.run import compose_config
-from leed_jax.study import command, plan, run_study, study_names, tuning
-from leed_jax.study.plan import differences, plan_runs
-from leed_jax.study.progress import Pace
-from leed_jax.study.request import read_request
-from leed_jax.study.schema import folder_name, written
-from leed_jax.study.search import Range, draw, read_search
-from leed_jax.study.tuning import plan_trials
+from leed_jax.studies import plan, tuning
+from leed_jax.studies.plan import differences, plan_runs
+from leed_jax.studies.progress import Pace
+from leed_jax.studies.request import read_request
+from leed_jax.studies.schema import folder_name, study_names, written
+from leed_jax.studies.search import Range, draw, read_search
+from leed_jax.studies.tuning import plan_trials
 
 ONE_POINT = {"key": "env.num_agents", "values": [2]}
 

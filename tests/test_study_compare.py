@@ -11,12 +11,13 @@ from rich.console import Console
 from study_files import COMPARE, write
 from tiny_run import python, quick_compilation, rows_of, wait_for_chunk
 
-from leed_jax.compare import Estimate, compare, compare_runs, read_run
+from leed_jax.cli.study import run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
-from leed_jax.study import comparing, run_study
-from leed_jax.study.comparing import run_comparison
-from leed_jax.study.figure import draw_points, estimates
-from leed_jax.study.request import read_request
+from leed_jax.evaluation import Estimate, compare, compare_runs, read_run
+from leed_jax.studies import comparing
+from leed_jax.studies.comparing import run_comparison
+from leed_jax.studies.figure import draw_points, estimates
+from leed_jax.studies.request import read_request
 
 # One compiled program serves all of them.
 POINTS = {"key": "ppo.discount", "label": "discount", "values": [0.5, 0.9]}

@@ -12,13 +12,14 @@ from rich.console import Console
 from study_files import TUNE, write
 from tiny_run import python, quick_compilation
 
+from leed_jax.cli.study import run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import lock_folder
-from leed_jax.study import run_study, tuning
-from leed_jax.study.request import read_request
-from leed_jax.study.trial import Trained, train_and_score
-from leed_jax.study.tuning import TRIED, run_tuning
-from leed_jax.study.tuning_page import best
+from leed_jax.studies import tuning
+from leed_jax.studies.request import read_request
+from leed_jax.studies.trial import Trained, train_and_score
+from leed_jax.studies.tuning import TRIED, run_tuning
+from leed_jax.studies.tuning_page import best
 
 LEARNING_RATES = [1e-4, 1e-2]
 
@@ -196,7 +197,7 @@ def test_kill_loses_the_setting_that_was_being_tried_and_no_other(study, tmp_pat
 def test_signals_stop_a_study_without_a_traceback(study, tmp_path, number, status, message):
     # A process that is started in the background may have been told to ignore Ctrl-C.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code = listening + "import sys; from leed_jax.cli import leave; from leed_jax.study.command import run_study; "
+    code = listening + "import sys; from leed_jax.cli.common import leave; from leed_jax.cli.study import run_study; "
     arguments = [study, f"out={tmp_path / 'out'}", "total_steps=640000"]
     process = python(["-c", code + "leave(run_study(sys.argv[1:]))", *arguments], tmp_path)
     first = process.stdout.readline()

@@ -13,16 +13,16 @@ from probes import HYPER, Choice, Masked, Nothing, Steady, Traced, at_step
 from leed_jax.demonstrations.execution import execute_batch, plan_batch
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
-from leed_jax.experts import Experts, ExpertSamples, expert_samples, sample_experts
 from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
-from leed_jax.loss import agent_batches
-from leed_jax.policy import Policy
-from leed_jax.rollout import Rollout, act_all, value_all
-from leed_jax.train import (
+from leed_jax.learning.experts import Experts, ExpertSamples, expert_samples, sample_experts
+from leed_jax.learning.loss import agent_batches
+from leed_jax.learning.ppo import (
     TrainSettings,
     init_state,
     make_train_chunk,
 )
+from leed_jax.learning.rollout import Rollout, act_all, value_all
+from leed_jax.networks.policy import Policy
 
 SETTINGS = TrainSettings(
     num_envs=8, rollout_steps=4, updates_per_chunk=100, epochs=2, minibatches=2, expert_batch_size=16

@@ -11,8 +11,7 @@ import pytest
 from probes import Choice, Masked, OneByOne, Steady, Traced, at_step
 
 from leed_jax.errors import ConfigurationError
-from leed_jax.replay_buffer import add_round, empty_buffer, sample_items
-from leed_jax.value_decomposition import (
+from leed_jax.learning.q_learning import (
     QActors,
     QHyper,
     QSettings,
@@ -23,8 +22,10 @@ from leed_jax.value_decomposition import (
     _targets,
     init_q_state,
     make_q_chunk,
+    q_chooser,
 )
-from leed_jax.value_networks import Mixer, QNetwork, QParameters, explore, joint_values, q_chooser
+from leed_jax.learning.replay_buffer import add_round, empty_buffer, sample_items
+from leed_jax.networks.values import Mixer, QNetwork, QParameters, explore, joint_values
 
 HYPER = QHyper(
     learning_rate=1e-2,

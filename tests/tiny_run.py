@@ -18,7 +18,7 @@ from flax import struct
 from jax.experimental.compilation_cache import compilation_cache
 
 from leed_jax.demonstrations import demonstration_key, execute_episodes, instructed, save_demonstrations
-from leed_jax.environment import TimeStep
+from leed_jax.environments import TimeStep
 from leed_jax.instructions import compile_triples, stack_plans
 
 TESTS = Path(__file__).parent

@@ -34,7 +34,7 @@ class ConfigurationError(LeedError, ValueError):
 
 
 class EnvironmentContractError(LeedError):
-    """An environment does not keep the protocol of `leed_jax.environment`."""
+    """An environment does not keep the protocol of `leed_jax.environments`."""
 
 
 class InstructionError(LeedError, ValueError):

@@ -12,6 +12,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from leed_jax.config.check import ALGORITHMS, IMITATING, PROVIDERS, RESPONSE_FORMATS, VALUE_BASED, check_config
 from leed_jax.config.effect import idle_sections
+from leed_jax.config.environments import environment_identity, make_environment
+from leed_jax.config.options import nearest, one_sentence, options
 from leed_jax.config.schema import (
     Config,
     DemonstrationsConfig,
@@ -23,9 +25,7 @@ from leed_jax.config.schema import (
     PPOConfig,
     QLearningConfig,
 )
-from leed_jax.environment_class import environment_identity, make_environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.options import nearest, one_sentence, options
 
 __all__ = [
     "ALGORITHMS",

@@ -3,9 +3,8 @@
 from typing import Any
 
 from leed_jax.config.schema import Config, LLMConfig
-from leed_jax.demonstrations.execution import LABELS
 from leed_jax.errors import ConfigurationError
-from leed_jax.networks import ACTIVATIONS
+from leed_jax.networks.modules import ACTIVATIONS
 from leed_jax.objectives import SCHEDULES
 
 ALGORITHMS = ("leed", "ippo", "mappo", "bc", "vdn", "qmix")
@@ -18,6 +17,7 @@ EXPERT_TERMS = ("likelihood", "advantage", "surrogate")
 ADAPTATIONS = ("none", "return_gap", "dtw")
 PROVIDERS = ("replay", "openai", "anthropic", "local", "random", "written")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
+LABELS = ("instructed", "taken")
 PLAN_KINDS = ("relational", "episodes")
 MINIMUM_EVALUATION_EPISODES = 256
 MAXIMUM_EVALUATION_EPISODES = 10**6

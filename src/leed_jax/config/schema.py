@@ -32,7 +32,7 @@ class NetworkConfig:
 
 @dataclasses.dataclass
 class PPOConfig:
-    """PPO's own settings; see `leed_jax.train.Hyper`.
+    """PPO's own settings; see `leed_jax.learning.ppo.Hyper`.
 
     Attributes:
         learning_rate: Adam's step size at the start.
@@ -63,7 +63,7 @@ class PPOConfig:
 
 @dataclasses.dataclass
 class QLearningConfig:
-    """Settings of algorithms vdn and qmix; see `leed_jax.value_decomposition.QHyper`.
+    """Settings of algorithms vdn and qmix; see `leed_jax.learning.q_learning.QHyper`.
 
     Attributes:
         learning_rate: Adam's step size at the start.

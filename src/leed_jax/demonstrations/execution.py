@@ -11,12 +11,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from leed_jax.environment import Environment
+from leed_jax.config.check import LABELS
+from leed_jax.environments import Environment
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import InstructedEnvironment, Plan, PrimitiveInstructions, Trajectory, execute
 
 Arrange = Callable[[Trajectory], Any]
-LABELS = ("instructed", "taken")
 
 
 def instructed(environment: Environment) -> InstructedEnvironment:

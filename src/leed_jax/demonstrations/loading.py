@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from leed_jax.config.environments import environment_identity
 from leed_jax.demonstrations.bounded import read_bounded
 from leed_jax.demonstrations.execution import initial_state_keys, instructed
 from leed_jax.demonstrations.format import (
@@ -32,8 +33,7 @@ from leed_jax.demonstrations.format import (
 )
 from leed_jax.demonstrations.sets import DemonstrationSet
 from leed_jax.demonstrations.transcript import MAX_TRANSCRIPT_BYTES, check_transcript
-from leed_jax.environment import Environment, has_continuous_actions
-from leed_jax.environment_class import environment_identity
+from leed_jax.environments import Environment, has_continuous_actions
 from leed_jax.errors import DemonstrationError, InstructionError
 from leed_jax.files import write_whole
 from leed_jax.instructions import InstructedEnvironment, Plan, Trajectory, compile_triples, printable, stack_plans

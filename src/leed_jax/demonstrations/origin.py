@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations.format import MANIFEST, MEND
-from leed_jax.environment import Environment
-from leed_jax.environment_class import make_environment
+from leed_jax.environments import Environment
 from leed_jax.errors import DemonstrationError, LeedError
 from leed_jax.instructions import printable
 

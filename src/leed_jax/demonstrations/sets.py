@@ -22,8 +22,8 @@ from leed_jax.demonstrations.execution import (
 )
 from leed_jax.demonstrations.filters import best_episodes, best_plans
 from leed_jax.errors import DemonstrationError
-from leed_jax.experts import ExpertSamples, expert_samples
 from leed_jax.instructions import InstructedEnvironment, Plan, Trajectory
+from leed_jax.learning.experts import ExpertSamples, expert_samples
 
 
 @dataclasses.dataclass(frozen=True)

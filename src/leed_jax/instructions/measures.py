@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
-from leed_jax.environment import Environment, Wrapper
+from leed_jax.environments import Environment, Wrapper
 from leed_jax.instructions.execute import Trajectory, observe_execution
 from leed_jax.instructions.plan import Plan
 from leed_jax.instructions.vocabulary import InstructedEnvironment

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from leed_jax.environment import Wrapper, has_continuous_actions
+from leed_jax.environments import Wrapper, has_continuous_actions
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions.vocabulary import Command, Parameter, Vocabulary
 

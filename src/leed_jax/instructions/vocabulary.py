@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from leed_jax.environment import Environment
+from leed_jax.environments import Environment
 from leed_jax.errors import EnvironmentContractError
 
 _PLAIN = re.compile(r"[\w.:/+-]+", re.ASCII)

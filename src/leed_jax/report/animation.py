@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from leed_jax.environment import Drawable, Environment
-from leed_jax.evaluate import Chooser
-from leed_jax.rollout import executable
+from leed_jax.environments import Drawable, Environment
+from leed_jax.environments.actions import executable
+from leed_jax.learning.episodes import Chooser
 
 FRAMES_PER_S = 10
 MAX_FRAMES = 120

@@ -6,24 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from leed_jax.report.statistics import interquartile_mean
+
 MIN_SEEDS_FOR_QUARTILES = 4
-
-
-def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of the middle half along the last axis (Agarwal et al. 2021, arXiv 2108.13264); NaN counts as missing.
-
-    Args:
-        values: `[..., S]`.
-    """
-    ordered = np.sort(values, axis=-1)
-    count = np.sum(np.isfinite(ordered), axis=-1, keepdims=True)
-    rank = np.arange(values.shape[-1])
-    low = count * 0.25
-    # Each sorted value stands for one unit of the interval [0, count]; its weight is its share of the middle half.
-    weight = np.clip(np.minimum(rank + 1, count - low) - np.maximum(rank, low), 0.0, 1.0)
-    total = np.sum(np.where(weight > 0, ordered * weight, 0.0), axis=-1)
-    covered = np.sum(weight, axis=-1)
-    return np.divide(total, covered, out=np.full(total.shape, np.nan), where=covered > 0)
 
 
 def draw_learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], references: Mapping[str, float | None]) -> None:

@@ -1,0 +1,1 @@
+"""The command lines: what each understands, asks the library for, and prints."""

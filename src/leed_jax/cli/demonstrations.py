@@ -1,0 +1,231 @@
+"""`python -m leed_jax.demonstrations list|show|verify|replay|export`: demonstration sets at the command line."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from leed_jax.cli.common import exit_printing
+from leed_jax.cli.replay import draw_plan
+from leed_jax.cli.show import as_json, list_sets, read_contents, show_set
+from leed_jax.demonstrations.export import ABOUT, as_arrays, as_npz
+from leed_jax.demonstrations.format import read_manifest
+from leed_jax.demonstrations.loading import find_set, load_verified
+from leed_jax.demonstrations.origin import environment_of
+from leed_jax.demonstrations.sets import DemonstrationSet
+from leed_jax.environments import Environment
+from leed_jax.errors import DemonstrationError
+from leed_jax.files import write_whole
+from leed_jax.generation.verify import verify_set
+from leed_jax.instructions import printable
+
+EXAMPLES = """
+examples:
+  python -m leed_jax.demonstrations list runs
+  python -m leed_jax.demonstrations show mpe_spread/qwen2.5-coder-1.5b
+  python -m leed_jax.demonstrations verify demos/mpe_spread/qwen2.5-coder-1.5b
+  python -m leed_jax.demonstrations replay mpe_spread/qwen2.5-coder-1.5b --out spread.gif --episodes 2
+  python -m leed_jax.demonstrations export mpe_spread/qwen2.5-coder-1.5b --out spread.npz --episodes 1000 --quantile 0.5
+
+A set is a folder, or the name of one that comes with leed_jax.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands.
+
+    Args:
+        arguments: the command line; that of the process if None.
+
+    Returns:
+        The exit status: 0, 2 after an error, 141 if nobody reads on.
+    """
+    parsed = _parser().parse_args(arguments)
+    return exit_printing(lambda: parsed.run(parsed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m leed_jax.demonstrations",
+        description="List, show, verify, replay and export demonstration sets.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = _command(commands, "list", _list, "the sets that come with leed_jax, and those below a folder")
+    listing.add_argument("folder", nargs="?", metavar="FOLDER", help="look for sets below it, too")
+    show = _command(commands, "show", _show, "what a set was made for and from, its rounds, plans and scores")
+    _add_set(show)
+    show.add_argument("--json", action="store_true", help="print the manifest and the same figures as JSON")
+    verify = _command(commands, "verify", _verify, "check everything: read, count and execute again")
+    verify.add_argument("sets", nargs="+", metavar="SET", help="a folder, or the name of a set")
+    verify.add_argument("--quick", action="store_true", help="try only some of the control's random plans: seconds")
+    _add_environment(verify)
+    replay = _command(commands, "replay", _replay, "draw an executed plan as an animated GIF")
+    _add_set(replay)
+    _add_environment(replay)
+    _add_out(replay, "FILE.gif")
+    replay.add_argument(
+        "--plan", type=_whole(0), default=0, metavar="N", help="which plan, from 0; default 0, the best"
+    )
+    replay.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="seed of the episodes; default 0")
+    replay.add_argument("--episodes", type=_whole(1), default=3, metavar="N", help="how many episodes; default 3")
+    export = _command(commands, "export", _export, "write episodes as a plain NumPy archive", ABOUT)
+    _add_set(export)
+    _add_environment(export)
+    _add_out(export, "FILE.npz")
+    _add_filters(export)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str, more: str = ""
+) -> argparse.ArgumentParser:
+    examples = "\n".join(line for line in EXAMPLES.splitlines() if f"demonstrations {name} " in line)
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"{more}\nexample:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("set", metavar="SET", help="a folder, or the name of a set")
+
+
+def _add_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--environment",
+        metavar="package.module:Class",
+        help="the class that the set was made for, if it does not come with leed_jax: a manifest, which may come from "
+        "anywhere, does not choose what is imported",
+    )
+
+
+def _add_out(parser: argparse.ArgumentParser, metavar: str) -> None:
+    parser.add_argument("--out", required=True, metavar=metavar, help="the file to write")
+    parser.add_argument("--force", action="store_true", help="write it even if it is there already")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--episodes", type=_whole(1), metavar="N", help="execute the plans on N episodes; default: the recorded ones")
+    add("--noise", type=_share, default=0.0, metavar="X", help="largest share of disturbed actions then; default 0")
+    add("--noise-from", type=_share, default=0.0, metavar="X", help="smallest share of them; default 0")
+    add("--seed", type=_whole(0), default=0, metavar="S", help="seed of that; default 0")
+    add("--plans", type=_whole(1), metavar="N", help="only the best N plans")
+    add(
+        "--quantile", type=_share, default=0.0, metavar="Q", help="leave out episodes with a return below this quantile"
+    )
+    add("--number", type=_whole(1), metavar="N", help="of what is left, only the best N episodes")
+    add("--per-agent", action="store_true", help="let each agent have the episodes that were best for itself")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} to {2**31 - 1}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+# --- the commands -----------------------------------------------------------------------------------------------
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    _print(list_sets(None if arguments.folder is None else Path(arguments.folder)))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    contents = read_contents(find_set(arguments.set, "SET"))
+    if arguments.json:
+        print(json.dumps(as_json(contents), indent=2))
+    else:
+        _print(show_set(contents))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    for name in arguments.sets:
+        folder = find_set(name, "SET")
+        print(printable(str(folder), 300), flush=True)
+        manifest = read_manifest(folder)
+        environment = environment_of(folder, manifest, arguments.environment)
+        for fact in verify_set(folder, manifest, environment, arguments.quick):
+            print(f"  {fact}", flush=True)
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    out = _free(arguments, ".gif")
+    loaded, environment = _load(arguments)
+    _write(out, draw_plan(loaded, environment, arguments.plan, arguments.seed, arguments.episodes))
+    print(f"Plan {arguments.plan}, episodes: {arguments.episodes}, in {printable(str(out), 300)}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    out = _free(arguments, ".npz")
+    loaded, _ = _load(arguments)
+    names = ("episodes", "noise", "noise_from", "seed", "plans", "quantile", "per_agent", "number")
+    chosen = {name: getattr(arguments, name) for name in names}
+    episodes = loaded.episodes(**chosen)
+    how = chosen if arguments.episodes else {**chosen, **loaded.manifest["recorded"]}
+    arrays = as_arrays(loaded, episodes, how)
+    _write(out, as_npz(arrays))
+    count, steps = len(arrays["episode_lengths"]), int(arrays["episode_lengths"].sum())
+    print(f"{count:,} episodes, {steps:,} steps in {printable(str(out), 300)}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> tuple[DemonstrationSet, Environment]:
+    folder = find_set(arguments.set, "SET")
+    manifest = read_manifest(folder)
+    environment = environment_of(folder, manifest, arguments.environment)
+    return load_verified(folder, manifest, environment), environment
+
+
+def _print(lines: Any) -> None:
+    for line in lines:
+        print(line)
+
+
+def _free(arguments: argparse.Namespace, suffix: str) -> Path:
+    """The file to write, before anything is computed for it."""
+    out = Path(arguments.out)
+    shown = f"--out {printable(str(out), 300)}"
+    if out.suffix != suffix:
+        raise DemonstrationError(f"{shown}: the file's name must end in {suffix}.")
+    try:
+        there, folder = out.exists(), out.parent.is_dir()
+    except OSError as error:
+        raise DemonstrationError(f"{shown} cannot be looked up: {error.strerror}. Name another file.") from None
+    if not folder:
+        raise DemonstrationError(f"{shown}: there is no folder {printable(str(out.parent), 300)}; make it first.")
+    if there and not arguments.force:
+        raise DemonstrationError(f"{shown}: the file exists already; name another one, or add --force.")
+    return out
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        write_whole(out, content)
+    except OSError as error:
+        shown = printable(str(out), 300)
+        raise DemonstrationError(f"--out {shown} cannot be written: {error.strerror}. Name another file.") from None

@@ -1,0 +1,223 @@
+"""`python -m leed_jax.evaluate RUN`: what a run's policies earn on fresh episodes, greedy and stochastic."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from leed_jax.cli.common import exit_printing
+from leed_jax.config import Config, check_config
+from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.files import write_whole
+from leed_jax.learning.episodes import Chooser, measured_play, random_chooser
+from leed_jax.report.checkpoints import Checkpoints
+from leed_jax.report.directory import CHECKPOINTS, read_config
+from leed_jax.report.metrics import plain
+from leed_jax.report.statistics import interquartile_mean
+from leed_jax.training.program import Program, Setup, memory_errors, prepare
+
+ABOUT = """
+Evaluate the policies of a run, finished or not, on fresh episodes: every agent taking its most probable action, and
+every agent sampling. Beside them stand the instructions that the run started with, and random actions.
+"""
+
+EXAMPLES = """
+examples:
+  python -m leed_jax.evaluate runs/leed
+  python -m leed_jax.evaluate runs/leed --checkpoint best --episodes 10000 --seed 7 --out evaluation.json
+
+With the run's own number of episodes and seed, the greedy figures are those of its summary.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the run of a command line.
+
+    Args:
+        arguments: the command line; that of the process if None.
+
+    Returns:
+        The exit status: 0, 2 after an error in what was asked for, 141 if nobody reads on.
+    """
+    parsed = _parser().parse_args(arguments)
+    return exit_printing(lambda: _main(parsed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m leed_jax.evaluate",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a run directory")
+    add("--checkpoint", default="last", metavar="WHICH", help="last, best (by the return while training), or a number")
+    add("--episodes", type=int, metavar="N", help="fresh episodes for each figure; default: the run's own number")
+    add("--seed", type=int, metavar="N", help="their seed; default: the run's own")
+    add("--out", type=Path, metavar="FILE", help="write the figures to this file, as JSON")
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    config = _wanted(read_config(arguments.run), arguments.episodes, arguments.seed)
+    if arguments.out is not None:
+        _check_out(arguments.out)
+    found = evaluate_run(arguments.run, config, arguments.checkpoint)
+    _print(found, arguments.run)
+    if arguments.out is not None:
+        write_whole(arguments.out, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+        print(arguments.out)
+    return 0
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir() or not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        why = "it is a folder" if out.is_dir() else f"{out.absolute().parent} is no folder that can be written"
+        raise ConfigurationError(f"--out {out}: {why}; name a file in a folder that is there.")
+
+
+def _wanted(config: Config, episodes: int | None, seed: int | None) -> Config:
+    changes = {name: value for name, value in (("episodes", episodes), ("seed", seed)) if value is not None}
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
+    check_config(config)
+    return config
+
+
+def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[str, Any]:
+    """Evaluate a checkpoint of a run.
+
+    Args:
+        path: the run directory.
+        config: its configuration, with the number and the seed of the episodes.
+        checkpoint: `last`, `best`, or the number of one that is there.
+
+    Returns:
+        Figures as plain values. Each of `greedy`, `stochastic`, `instructions` and `random` holds the mean return of
+        each seed and agent, the standard error of its mean over agents, and the environment's measures.
+
+    Raises:
+        LeedError: there is no such run or checkpoint, or what it needs is missing.
+    """
+    with memory_errors():
+        setup = prepare(config)
+        chunk, state = _restore(path, setup, checkpoint)
+        figures = {
+            name: _figures(setup, lambda parameters, greedy=greedy: setup.algorithm.chooser(parameters, greedy), state)
+            for name, greedy in (("greedy", True), ("stochastic", False))
+        }
+        figures["random"] = _figures(setup, lambda _: random_chooser(setup.environment), None)
+    if setup.demonstrations is not None:
+        key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 2)
+        returns = np.asarray(setup.demonstrations.returns(key, config.evaluation.episodes))
+        figures["instructions"] = _summed_up(returns[None], {})
+    return {
+        "run": str(path),
+        "algorithm": config.algorithm,
+        "checkpoint": chunk,
+        "env_steps": chunk * setup.schedule.steps_per_chunk,
+        "seeds": [config.seed + index for index in range(config.num_seeds)],
+        "episodes": config.evaluation.episodes,
+        "evaluation_seed": config.evaluation.seed,
+        **figures,
+    }
+
+
+def _restore(path: Path, setup: Setup, which: str) -> tuple[int, Any]:
+    if not (path / CHECKPOINTS).is_dir():
+        raise RunDirectoryError(f"{path} has no checkpoint yet; let the run go on.")
+    with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
+        chunk = _chosen(path, checkpoints, which)
+        return chunk, checkpoints.restore(chunk, Program(setup).abstract_state).parameters
+
+
+def _chosen(path: Path, checkpoints: Checkpoints, which: str) -> int:
+    known = {"last": checkpoints.latest(), "best": checkpoints.best()}
+    chunk = known[which] if which in known else int(which) if which.isdecimal() else None
+    if which not in known and chunk is None:
+        raise ConfigurationError(f"--checkpoint {which}: give last, best, or the number of a checkpoint.")
+    there = sorted({number for number in known.values() if number is not None})
+    if chunk is None or chunk not in there:
+        shown = ", ".join(map(str, there)) or "none"
+        raise RunDirectoryError(f"{path} has no checkpoint {which} (there: {shown}); let the run go on, or name one.")
+    return chunk
+
+
+def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
+    """Play with the policies of each seed, or of none."""
+    evaluation = setup.config.evaluation
+
+    @jax.jit
+    def score(parameters: Any) -> Any:
+        def one(parameters: Any) -> Any:
+            chooser: Chooser = chooser_of(parameters)
+            return measured_play(setup.environment, chooser, jax.random.key(evaluation.seed), evaluation.episodes)
+
+        if parameters is None:
+            return jax.tree.map(lambda x: x[None], one(None))
+        return jax.lax.map(one, parameters)
+
+    returns, measures = score(parameters)
+    return _summed_up(np.asarray(returns), {name: np.asarray(value) for name, value in measures.items()})
+
+
+def _summed_up(returns: np.ndarray, measures: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Sum up returns `[S, E, A]` and measures `[S, E]`."""
+    teams = returns.mean(axis=-1, dtype=np.float64)
+    return {
+        "return_per_agent": plain(teams.mean(axis=1)),
+        "standard_error": plain(teams.std(axis=1, ddof=1) / np.sqrt(teams.shape[1])),
+        "return_of_agents": plain(returns.mean(axis=1, dtype=np.float64)),
+        "measures": {name: plain(value.mean(axis=1)) for name, value in measures.items()},
+    }
+
+
+_ROWS = {
+    "greedy": "policies, greedy",
+    "stochastic": "policies, sampled",
+    "instructions": "instructions alone",
+    "random": "random actions",
+}
+
+
+def _print(found: dict[str, Any], path: Path) -> None:
+    seeds = len(found["seeds"])
+    title = (
+        f"{found['algorithm']} in {path}: checkpoint {found['checkpoint']}, after {found['env_steps']:,} steps; "
+        f"{found['episodes']:,} fresh episodes{f', {seeds} seeds' if seeds > 1 else ''}"
+    )
+    table = Table(title=escape(title), title_justify="left")
+    names = list(found["greedy"]["measures"])
+    middle = "return per agent" if seeds == 1 else "return per agent (interquartile mean)"
+    for column in ("", middle, "spread" if seeds == 1 else "lowest, highest seed", "each agent", *names):
+        table.add_column(column, justify="left" if not column else "right")
+    for key, label in _ROWS.items():
+        if key in found:
+            table.add_row(label, *_cells(found[key], names))
+    # As wide as it needs to be: a cell that is cut off says nothing.
+    width = max(Console().width, 60 + 24 * (1 + len(names)) + 8 * len(found["greedy"]["return_of_agents"][0]))
+    Console(width=width).print(table, highlight=False)
+
+
+def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
+    returns = np.array(figures["return_per_agent"], np.float64)
+    error = np.array(figures["standard_error"], np.float64)[0]
+    spread = f"s.e. {error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
+    agents = interquartile_mean(np.array(figures["return_of_agents"], np.float64).T)
+    measured = [figures["measures"].get(name) for name in names]
+    return [
+        f"{interquartile_mean(returns):.2f}",
+        spread,
+        " ".join(f"{value:.2f}" for value in agents),
+        *("" if value is None else f"{np.mean(np.array(value, np.float64)):.2f}" for value in measured),
+    ]

@@ -1,0 +1,69 @@
+"""`python -m leed_jax.run experiment=NAME [key=value ...]`: train, and write down everything about it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from leed_jax.cli.common import answer_flags, exit_on_error
+from leed_jax.config.compose import compose_config, split_setting
+from leed_jax.errors import ConfigurationError
+
+ABOUT = """
+usage: python -m leed_jax.run experiment=NAME [key=value ...]
+       python -m leed_jax.run experiment=path/to/file.yaml [key=value ...]
+       python -m leed_jax.run resume=DIR
+
+Train independent policies with PPO and an expert term from demonstrations (LEED), or one of the baselines: without the
+term (ippo), with a central critic (mappo), imitation alone (bc), or Q-learning of a team's value (vdn, qmix). An
+experiment may hold settings of its own for each algorithm.
+Ctrl-C stops after the current chunk and writes a checkpoint; resume=DIR goes on from there as if never stopped.
+
+Examples:
+  python -m leed_jax.run experiment=mpe_spread
+  python -m leed_jax.run experiment=mpe_spread algorithm=ippo num_seeds=4 total_steps=1e6 out=runs/ippo
+  python -m leed_jax.run env.name=my_package.my_module:MyEnvironment env.size=7 algorithm=ippo
+  python -m leed_jax.run resume=runs/ippo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start or resume a run.
+
+    Args:
+        arguments: `key=value` settings; those of the command line if None.
+
+    Returns:
+        The exit status: 0, 2 after an error in what was asked for, 130 or 143 if a signal stopped the run.
+    """
+    return exit_on_error(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _main(arguments: list[str]) -> int:
+    if answer_flags(arguments, ABOUT, hidden=("llm", "generate")):
+        return 0
+    # Imported here, so that other command lines can compose a configuration without everything that trains.
+    from leed_jax.training.runner import resume_run, start_run  # noqa: PLC0415
+
+    console = Console()
+    directory = _resumed_directory(arguments)
+    outcome = start_run(compose_config(arguments), console) if directory is None else resume_run(directory, console)
+    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def _resumed_directory(arguments: Sequence[str]) -> Path | None:
+    """The directory of `resume=DIR`, which stands alone."""
+    settings = [split_setting(argument) for argument in arguments]
+    directories = [value for key, value in settings if key == "resume"]
+    if not directories:
+        return None
+    others = [argument for argument, (key, _) in zip(arguments, settings, strict=True) if key != "resume"]
+    if others or len(directories) > 1:
+        raise ConfigurationError(
+            f"resume={directories[0]} stands alone, as the run goes on with the configuration that it recorded; "
+            f"leave out {' '.join(others) or 'the second one'}, or start a new run without resume."
+        )
+    if not directories[0]:
+        raise ConfigurationError("resume= is empty: name the run directory to go on with.")
+    return Path(directories[0]).expanduser()

@@ -1,0 +1,79 @@
+"""Environments that change another one: automatic resets."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from leed_jax.environments.protocol import Action, Environment, TimeStep, has_continuous_actions
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper:
+    """An environment that is another one in all that a subclass does not change.
+
+    Attributes:
+        environment: the environment to wrap.
+    """
+
+    environment: Environment
+
+    @property
+    def num_agents(self) -> int:
+        """The number of agents, `A`."""
+        return self.environment.num_agents
+
+    @property
+    def observation_size(self) -> int:
+        """The length of one agent's observation, `O`."""
+        return self.environment.observation_size
+
+    @property
+    def num_actions(self) -> int:
+        """The number of actions of an agent, `N`."""
+        return self.environment.num_actions
+
+    @property
+    def max_steps(self) -> int:
+        """The number of steps after which every episode is over."""
+        return self.environment.max_steps
+
+    @property
+    def continuous(self) -> bool:
+        """Whether actions are vectors of real numbers."""
+        return has_continuous_actions(self.environment)
+
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Start an episode; `key` is consumed."""
+        return self.environment.reset(key)
+
+    def step(self, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Take one action per agent; `key` is consumed."""
+        return self.environment.step(state, action, key)
+
+
+class AutoReset(Wrapper):
+    """Starts a new episode in the step that ends one, so that a scan never meets a finished episode.
+
+    The step that ends an episode returns the last reward, `terminated` and `truncated`, and `final_observation` of the
+    old episode, with `observation` and `available_actions` of the new one.
+    """
+
+    def step(self, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Take one action per agent and, where that ends the episode, start the next; `key` is consumed."""
+        step_key, reset_key = jax.random.split(key)
+        state, time_step = self.environment.step(state, action, step_key)
+        fresh_state, fresh = self.environment.reset(reset_key)
+        over = time_step.episode_over()
+
+        def choose(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(over, a, b), new, old)
+
+        time_step = dataclasses.replace(
+            time_step,
+            observation=choose(fresh.observation, time_step.observation),
+            available_actions=choose(fresh.available_actions, time_step.available_actions),
+        )
+        return choose(fresh_state, state), time_step

@@ -1,0 +1,259 @@
+"""Better demonstrations while learning goes on: a model is asked beside training, and never waited for.
+
+Every `generate.refresh_every` updates the model is told how the learners do beside the plan that they imitate, and
+writes new plans. If they are better than those in use, their demonstrations take the place of the old ones between two
+chunks. Each time is on disk, below `refreshes/`, before it takes effect, so that a resumed run goes on with the same.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from leed_jax.config import Config
+from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
+from leed_jax.errors import RunDirectoryError
+from leed_jax.files import append_line, write_whole
+from leed_jax.generation.account import learners_account
+from leed_jax.generation.candidates import Candidate
+from leed_jax.generation.connect import connect
+from leed_jax.generation.loop import Generation
+from leed_jax.generation.record import JOURNAL, meter_for, write_set
+from leed_jax.instructions import InstructedEnvironment
+from leed_jax.learning.episodes import measured_play
+from leed_jax.learning.experts import Experts
+from leed_jax.training.background import Background
+from leed_jax.training.program import Program, Setup, make_experts
+
+FOLDER = "refreshes"
+LOG = "refreshes.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a refresh starts from.
+
+    Attributes:
+        update: the number of updates made.
+        parameters: the networks of the first seed.
+    """
+
+    update: int
+    parameters: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Refresh:
+    """What came of one.
+
+    Attributes:
+        update: the number of updates after which it was asked for.
+        best_return: what the best plans so far come to, per agent.
+        demonstrations: the new set; None if the plans in use are still the best.
+        experts: its demonstrations, as many as before.
+    """
+
+    update: int
+    best_return: float | None
+    demonstrations: DemonstrationSet | None = None
+    experts: Experts | None = None
+
+
+class Refinement:
+    """Asks for better plans beside a training run, and has the program learn from them.
+
+    Args:
+        setup: the run, with an algorithm that imitates.
+        program: its training.
+        directory: its directory.
+    """
+
+    def __init__(self, setup: Setup, program: Program, directory: Path) -> None:
+        assert setup.demonstrations is not None  # noqa: S101 - algorithm=leed has demonstrations
+        self._setup, self._program, self._directory = setup, program, directory
+        self._used: DemonstrationSet = setup.demonstrations
+        self._every = setup.config.generate.refresh_every
+        self._last = 0
+        self._note: Callable[[str], None] = lambda _: None
+        self._background: Background[Request, Refresh] | None = None
+
+    def go_on_after(self, chunk: int) -> None:
+        """Use the demonstrations that were in use after `chunk` chunks; forget what was noted later.
+
+        Raises:
+            RunDirectoryError: the record cannot be read.
+            DemonstrationError: the set is missing or damaged.
+        """
+        path = self._directory / LOG
+        self._last = chunk * self._setup.schedule.updates_per_chunk
+        if not path.exists():
+            return
+        entries = [entry for entry in _entries(path) if entry["chunk"] <= chunk]
+        write_whole(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        swaps = [entry["set"] for entry in entries if entry["set"] is not None]
+        if swaps:
+            self._used = load_demonstrations(str(self._directory / FOLDER / swaps[-1]), self._setup.environment)
+            self._program.swap(make_experts(self._setup.config, self._used))
+
+    @contextlib.contextmanager
+    def beside(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Ask in the background, for as long as the context lasts.
+
+        Args:
+            note: is told, in a sentence, what happened.
+        """
+        self._note, self._background = note, Background(self._session)
+        try:
+            yield
+        finally:
+            self._background.close()
+
+    def take(self, chunk: int) -> None:
+        """Learn from better demonstrations from now on, after `chunk` chunks, if there are any; returns at once."""
+        finished = None if self._background is None else self._background.collect()
+        if finished is None:
+            return
+        if finished.result is None:
+            self._note(f"Asked for better plans after update {finished.job.update}, in vain: {finished.problem}")
+            return
+        refresh = finished.result
+        folder = None if refresh.demonstrations is None else refresh.demonstrations.path.name
+        entry = {"chunk": chunk, "asked_after_update": refresh.update, "best_return": refresh.best_return}
+        append_line(self._directory / LOG, json.dumps({**entry, "set": folder}))
+        if refresh.demonstrations is None or refresh.experts is None:
+            return
+        self._program.swap(refresh.experts)
+        self._used = refresh.demonstrations
+        self._note(f"Better plans, {refresh.best_return:.2f} per agent; learning from {FOLDER}/{folder} from now on.")
+
+    def offer(self, chunk: int, state: Any) -> None:
+        """Ask for better plans if it is time and nothing is being asked; returns at once.
+
+        Args:
+            chunk: the number of chunks made.
+            state: the training state after them.
+        """
+        update = chunk * self._setup.schedule.updates_per_chunk
+        due = update // self._every > self._last // self._every
+        if due and self._background is not None and not self._background.busy:
+            self._last = update
+            self._background.submit(Request(update, self._program.first_parameters(state)))
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[Callable[[Request], Awaitable[Refresh]]]:
+        used = self._used
+        config = conversation_settings(self._setup.config, used)
+        journal = self._directory / JOURNAL
+        async with connect(config, journal, meter_for(config, journal)) as model:
+            known = [(plan["episode"], [tuple(t) for t in plan["triples"]]) for plan in used.manifest["plans"]]
+            generation = Generation(
+                used.environment,
+                model,
+                config.llm,
+                config.generate,
+                config.seed,
+                states_seed=used.manifest["states_seed"],
+                known=known,
+                with_control=False,
+            )
+            asking = _Asking(self._setup, self._program, self._directory, config, generation, used.environment)
+            yield asking.refresh
+
+
+class _Asking:
+    """One conversation with the model, over all refreshes of a run."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        program: Program,
+        directory: Path,
+        config: Config,
+        generation: Generation,
+        environment: InstructedEnvironment,
+    ) -> None:
+        self._setup, self._program, self._directory = setup, program, directory
+        self._config, self._generation, self._environment = config, generation, environment
+        self._in_use = self._plans()
+
+        def play(parameters: Any) -> Any:
+            chooser = setup.algorithm.chooser(parameters, True)
+            episodes = setup.config.generate.selection_episodes
+            returns, measures = measured_play(setup.environment, chooser, jax.random.key(setup.config.seed), episodes)
+            return jax.tree.map(lambda x: x.mean(axis=0), (returns, measures))
+
+        self._play = jax.jit(play)
+
+    async def refresh(self, request: Request) -> Refresh:
+        """Ask for one round of plans, and make demonstrations if they are better."""
+        figures = await self._generation.round(self._account(request.parameters))
+        plans = self._plans()
+        if plans == self._in_use:
+            return Refresh(request.update, figures.best_so_far)
+        folder = self._directory / FOLDER / f"{request.update:08d}"
+        write_set(folder, self._config, self._environment, self._generation.outcome())
+        fresh = load_demonstrations(str(folder), self._setup.environment)
+        experts = jax.block_until_ready(make_experts(self._setup.config, fresh))
+        # Here, where an error is a remark, and not between two chunks.
+        self._program.check_experts(experts)
+        self._in_use = plans
+        return Refresh(request.update, figures.best_so_far, fresh, experts)
+
+    def _plans(self) -> list[Any]:
+        """The plans that the learners would imitate."""
+        return [(candidate.episode, candidate.triples) for candidate in self._generation.kept()]
+
+    def _account(self, parameters: Any) -> list[str]:
+        returns, measures = self._play(parameters)
+        kept: Sequence[Candidate] = self._generation.kept()
+        results = [candidate.result for candidate in kept if candidate.result is not None]
+        if not results:
+            return []
+        return learners_account(
+            self._environment,
+            np.asarray(returns),
+            np.mean([result.by_agent for result in results], axis=0),
+            {name: float(value) for name, value in measures.items()},
+            {name: float(np.mean([result.measures[name] for result in results])) for name in measures},
+        )
+
+
+def conversation_settings(config: Config, used: DemonstrationSet) -> Config:
+    """The settings under which better plans are asked for: such that their set can take the place of the one in use.
+
+    Args:
+        config: the run's configuration.
+        used: the set in use; it decides the kind and the capacity of plans, and how many of them are imitated.
+    """
+    manifest, wanted = used.manifest, config.demonstrations
+    plans = manifest["plans"]
+    generate = dataclasses.replace(
+        config.generate,
+        kind=manifest["kind"],
+        max_instructions=manifest["max_instructions"],
+        keep=len(plans) if wanted.plans is None else min(wanted.plans, len(plans)),
+        recorded_episodes=0,
+    )
+    if manifest["kind"] == "episodes":
+        generate = dataclasses.replace(generate, episodes=1 + max(plan["episode"] for plan in plans))
+    if wanted.episodes is None:
+        # Learning goes on from recorded arrays, as many and as disturbed as those in use.
+        recorded = manifest["recorded"]
+        count = len(used.episodes(plans=wanted.plans).reward)
+        generate = dataclasses.replace(generate, recorded_episodes=count)
+        least = recorded.get("noise_from", 0.0)
+        wanted = dataclasses.replace(wanted, noise=recorded["noise"], noise_from=least, seed=recorded["seed"])
+    return dataclasses.replace(config, generate=generate, demonstrations=wanted)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of the record; behind the last line end is one that a sudden end cut short."""
+    try:
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error}); restore it from a copy.") from None
