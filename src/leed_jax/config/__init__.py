@@ -1,71 +1,73 @@
-"""The configuration of a run: plain dataclasses, checked as a whole before any time is spent.
+"""The configuration of a command: dataclasses, checked as a whole before any time is spent.
 
-Build a `Config` in Python, or from a nested dictionary with `from_dictionary`; the command line builds the same thing.
+Build a `RunConfig` in Python, or from a nested dictionary with `from_dictionary`; the command line builds the same thing.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from leed_jax.config.check import ALGORITHMS, IMITATING, PROVIDERS, RESPONSE_FORMATS, VALUE_BASED, check_config
-from leed_jax.config.effect import idle_sections
+from leed_jax.config.check import check_config
 from leed_jax.config.environments import environment_identity, make_environment
 from leed_jax.config.options import nearest, one_sentence, options
 from leed_jax.config.schema import (
-    Config,
+    LABELS,
+    PROVIDERS,
+    RESPONSE_FORMATS,
     DemonstrationsConfig,
     EvaluationConfig,
-    ExpertConfig,
     GenerateConfig,
+    GenerationConfig,
     LLMConfig,
-    NetworkConfig,
-    PPOConfig,
-    QLearningConfig,
+    RunConfig,
+    Settings,
 )
 from leed_jax.errors import ConfigurationError
+from leed_jax.learning.config import ALGORITHMS, IMITATING, VALUE_BASED  # noqa: F401
 
 __all__ = [
-    "ALGORITHMS",
-    "IMITATING",
+    "LABELS",
     "PROVIDERS",
     "RESPONSE_FORMATS",
-    "VALUE_BASED",
-    "Config",
     "DemonstrationsConfig",
     "EvaluationConfig",
-    "ExpertConfig",
     "GenerateConfig",
+    "GenerationConfig",
     "LLMConfig",
-    "NetworkConfig",
-    "PPOConfig",
-    "QLearningConfig",
+    "RunConfig",
+    "Settings",
     "check_config",
     "environment_identity",
     "from_dictionary",
     "from_node",
-    "idle_sections",
     "make_environment",
     "to_dictionary",
 ]
 
+AnyConfig = TypeVar("AnyConfig", RunConfig, GenerateConfig)
 
-def from_dictionary(values: Mapping[str, Any]) -> Config:
+
+def from_dictionary(values: Mapping[str, Any], kind: type[AnyConfig] = RunConfig) -> AnyConfig:
     """Build a configuration from nested plain values, with type checks.
+
+    Args:
+        values: the values; what is left out has its default.
+        kind: the command's class.
 
     Raises:
         ConfigurationError: a key is unknown, or a value has the wrong type or is out of range.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(dict(values)))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(dict(values)))
     except OmegaConfBaseException as error:
-        raise ConfigurationError(explain(error)) from None
-    return from_node(merged)
+        raise ConfigurationError(explain(error, kind)) from None
+    return from_node(merged, kind)
 
 
-def from_node(node: Any) -> Config:
+def from_node(node: Any, kind: type[AnyConfig] = RunConfig) -> AnyConfig:
     """Turn OmegaConf's typed node into the dataclass, and check it.
 
     Raises:
@@ -74,28 +76,41 @@ def from_node(node: Any) -> Config:
     try:
         config: Any = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
-        raise ConfigurationError(explain(error)) from None
+        raise ConfigurationError(explain(error, kind)) from None
     check_config(config)
     return config
 
 
-def to_dictionary(config: Config) -> dict[str, Any]:
+def to_dictionary(config: Settings) -> dict[str, Any]:
     """The configuration as nested plain values; the inverse of `from_dictionary`."""
-    return dataclasses.asdict(config)
+    return _plain(dataclasses.asdict(config))
 
 
-def explain(error: Exception) -> str:
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def explain(error: Exception, kind: type = RunConfig) -> str:
     """One sentence for an OmegaConf error, with the nearest known key where a key is unknown."""
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
-        return unknown_key(str(error.full_key))
+        return unknown_key(str(error.full_key), kind)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value, and needs one."
     return one_sentence(error)
 
 
-def unknown_key(key: str) -> str:
+def unknown_key(key: str, kind: type = RunConfig) -> str:
     """Say that there is no such key, and which one is most like it."""
+    for other in {RunConfig, GenerateConfig} - {kind}:
+        if key in [option.key for option in options(other)]:
+            command = "run" if other is RunConfig else "generate"
+            return f"{key} is a key of python -m leed_jax.{command}, and of no use here; leave it out."
     # Who asks for a key of a section does not want the section.
-    near = nearest(key, [option.key for option in options(Config) if not (option.section and "." in key)])
+    near = nearest(key, [option.key for option in options(kind) if not (option.section and "." in key)])
     hint = f" Did you mean {near}?" if near else ""
     return f"{key} is not a key of the configuration.{hint} --help lists all keys."
+
+
+Config = RunConfig

@@ -1,8 +1,9 @@
-"""A run's configuration from `key=value` settings and experiment files.
+"""A command's configuration from `key=value` settings and experiment files.
 
 This is the only module that knows Hydra.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -17,22 +18,24 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leed_jax.config import ALGORITHMS, PROVIDERS, Config, explain, from_node, unknown_key
+from leed_jax.config import PROVIDERS, AnyConfig, RunConfig, explain, from_node, unknown_key
 from leed_jax.config.options import nearest, options
 from leed_jax.config.yaml_text import read_mapping
 from leed_jax.errors import ConfigurationError
+from leed_jax.learning.config import ALGORITHMS
 
 _SCHEMA = "leed_jax_schema"
 _USER_EXPERIMENT = "_user_file"
 _TUNED = "tuned"
-_SECTIONS = [option.key for option in options(Config) if option.section]
+_SECTIONS = [option.key for option in options(RunConfig) if option.section]
 
 
-def compose_config(arguments: Sequence[str]) -> Config:
+def compose_config(arguments: Sequence[str], kind: type[AnyConfig] = RunConfig) -> AnyConfig:
     """Build the configuration that command line settings describe.
 
     Args:
         arguments: `key=value` settings, among them `experiment=NAME` or `experiment=FILE.yaml`.
+        kind: the command's class; what an experiment file holds for the other command is left out.
 
     Raises:
         ConfigurationError: a key is unknown, a value of the wrong type or out of range, or there is no such experiment.
@@ -45,29 +48,29 @@ def compose_config(arguments: Sequence[str]) -> Config:
         elif key == "llm":
             provider = _provider(value)
         else:
-            overrides.append(_override(key, value))
+            overrides.append(_override(key, value, kind))
     store = ConfigStore.instance()
-    store.store(name=_SCHEMA, node=Config(env={}))
+    store.store(name=_SCHEMA, node=kind())
     for name in PROVIDERS:
         store.store(group="llm", name=name, node={"provider": name})
-    choice, tuned = _register_experiment(store, experiment)
+    choice, tuned = _register_experiment(store, experiment, kind)
     try:
         with initialize(version_base="1.3", config_path=None):
             node: Any = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
-            if (whose := node.settings_of or node.algorithm) in tuned:
+            if kind is RunConfig and (whose := node.settings_of or node.algorithm) in tuned:
                 choice.append(f"+{_TUNED}={whose}")
                 node = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
     except HydraException as error:
         raise ConfigurationError(_hydra_message(error, experiment)) from None
     except OmegaConfBaseException as error:
-        raise ConfigurationError(explain(error)) from None
+        raise ConfigurationError(explain(error, kind)) from None
     if not node.env.get("name"):
         raise ConfigurationError(
             f"No environment: pass experiment=NAME (one of {', '.join(experiment_names())}), "
             "or env.name=package.module:Class."
         )
     node.experiment = Path(experiment).stem
-    return from_node(node)
+    return from_node(node, kind)
 
 
 def experiment_names() -> list[str]:
@@ -105,12 +108,12 @@ def _provider(name: str) -> list[str]:
     return [f"+llm={name}"]
 
 
-def _override(key: str, value: str) -> str:
+def _override(key: str, value: str, kind: type) -> str:
     """Check one setting and write it as Hydra wants it."""
-    known = {option.key: option for option in options(Config)}
+    known = {option.key: option for option in options(kind)}
     in_environment = key.startswith("env.")
     if not in_environment and key not in known:
-        raise ConfigurationError(unknown_key(key))
+        raise ConfigurationError(unknown_key(key, kind))
     if not in_environment and known[key].text and value not in ("", "null") and value[0] not in "'\"":
         value = quoted(value)
     if not in_environment and known[key].whole:
@@ -151,14 +154,14 @@ def whole_number(value: str) -> str:
     return str(int(number)) if number.is_integer() and not value.isdigit() else value
 
 
-def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str], set[str]]:
+def _register_experiment(store: ConfigStore, experiment: str, kind: type) -> tuple[list[str], set[str]]:
     """Tell Hydra about an experiment; return the override that chooses it, and the algorithms it has settings for."""
     if not experiment:
         return [], set()
     packaged = {Path(file.name).stem: file for file in _packaged()}
     if experiment in packaged:
         file = packaged[experiment]
-        return _store_experiment(store, experiment, file.read_text(encoding="utf-8"), file.name)
+        return _store_experiment(store, experiment, file.read_text(encoding="utf-8"), file.name, kind)
     path = Path(experiment).expanduser()
     if not (_is_yaml(path.name) and path.is_file()):
         names = sorted(packaged)
@@ -173,11 +176,13 @@ def _register_experiment(store: ConfigStore, experiment: str) -> tuple[list[str]
         raise ConfigurationError(f"experiment file {path} cannot be read as UTF-8 text: {error}") from None
     # A user's own file may start from one of the package.
     for name, file in packaged.items():
-        _store_experiment(store, name, file.read_text(encoding="utf-8"), file.name)
-    return _store_experiment(store, _USER_EXPERIMENT, text, str(path))
+        _store_experiment(store, name, file.read_text(encoding="utf-8"), file.name, kind)
+    return _store_experiment(store, _USER_EXPERIMENT, text, str(path), kind)
 
 
-def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> tuple[list[str], set[str]]:
+def _store_experiment(
+    store: ConfigStore, name: str, text: str, where: str, kind: type
+) -> tuple[list[str], set[str]]:
     """Register one experiment's settings, and those that it has for single algorithms under `algorithms`."""
     values = read_mapping(text, f"experiment file {where}")
     tuned: Any = values.pop("algorithms", OmegaConf.create({}))
@@ -197,6 +202,8 @@ def _store_experiment(store: ConfigStore, name: str, text: str, where: str) -> t
                 )
         _check_settings(node, f"experiment file {where}: algorithms.{algorithm}.")
         store.store(group=_TUNED, name=str(algorithm), node=node, package="_global_")
+    known = {"defaults", *(field.name for field in dataclasses.fields(kind))}
+    values = OmegaConf.masked_copy(values, [key for key in values if key in known])
     store.store(group="experiment", name=name, node=values, package="_global_")
     return [f"+experiment={name}"], {str(algorithm) for algorithm in tuned}
 
@@ -210,7 +217,7 @@ def _check_settings(values: Any, where: str) -> None:
             elif not OmegaConf.is_dict(values[section]):
                 raise ConfigurationError(f"{where}{section} must hold keys and values; it is {values[section]}.")
         settings = OmegaConf.masked_copy(values, [key for key in values if key != "defaults"])
-        OmegaConf.merge(OmegaConf.structured(Config(env={})), settings)
+        OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{where}{explain(error)}") from None
 

@@ -1,134 +1,29 @@
-"""The settings of a run, as plain dataclasses.
+"""The settings of the commands `run` and `generate`, as plain dataclasses.
 
-What the docstrings say about an attribute is what `--help` prints.
+The sections are the very classes that the engine takes. What the docstrings say about an attribute is what `--help`
+prints.
 """
 
 import dataclasses
 from typing import Any
 
+from leed_jax.fields import at_least, between, choice, more_than_zero
+from leed_jax.learning.config import (
+    ALGORITHMS,
+    IMITATING,
+    VALUE_BASED,
+    ExpertConfig,
+    Hparams,
+    PPOConfig,
+    QLearningConfig,
+)
+from leed_jax.networks.config import NetworkConfig
 
-@dataclasses.dataclass
-class NetworkConfig:
-    """Networks of each agent.
-
-    Attributes:
-        hidden_sizes: widths of the hidden layers of each agent's actor and critic.
-        activation: tanh, relu, gelu or silu.
-        memory: none, feed-forward; or gru, with a recurrent layer after the hidden ones.
-        memory_size: width of that layer.
-        sharing: none, each agent has networks of its own; all, they share them; groups, those of a group do.
-        groups: with sharing=groups, the number of each agent's group, as in [0,0,1].
-        agent_id: tell the networks which agent they act for; null for where they are shared.
-    """
-
-    hidden_sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
-    activation: str = "tanh"
-    memory: str = "none"
-    memory_size: int = 64
-    sharing: str = "none"
-    groups: list[int] = dataclasses.field(default_factory=list)
-    agent_id: bool | None = None
-
-
-@dataclasses.dataclass
-class PPOConfig:
-    """PPO's own settings; see `leed_jax.learning.ppo.Hyper`.
-
-    Attributes:
-        learning_rate: Adam's step size at the start.
-        learning_rate_decay: share of the learning rate that is gone, linearly, by the end of the run.
-        discount: gamma.
-        gae_lambda: lambda of generalised advantage estimation.
-        clip_epsilon: clipping range of the surrogate objective.
-        entropy_coefficient: weight of the entropy bonus at the start.
-        entropy_decay: share of that weight that is gone, linearly, by the end of the run.
-        value_coefficient: weight of the critic's loss.
-        max_grad_norm: norm at which each agent's gradient is clipped.
-        epochs: passes over the samples of an update.
-        minibatches: parts that each pass is cut into.
-    """
-
-    learning_rate: float = 1e-3
-    learning_rate_decay: float = 1.0
-    discount: float = 0.99
-    gae_lambda: float = 0.95
-    clip_epsilon: float = 0.2
-    entropy_coefficient: float = 0.01
-    entropy_decay: float = 0.0
-    value_coefficient: float = 0.5
-    max_grad_norm: float = 0.5
-    epochs: int = 4
-    minibatches: int = 4
-
-
-@dataclasses.dataclass
-class QLearningConfig:
-    """Settings of algorithms vdn and qmix; see `leed_jax.learning.q_learning.QHyper`.
-
-    Attributes:
-        learning_rate: Adam's step size at the start.
-        learning_rate_decay: share of the learning rate that is gone, linearly, by the end of the run.
-        discount: gamma.
-        epsilon_start: share of random actions at the start.
-        epsilon_end: share of random actions in the end.
-        epsilon_fraction: share of the run over which it falls, linearly.
-        target_rate: share of the networks that the target networks take over after each step of learning.
-        max_grad_norm: norm at which the gradient is clipped.
-        reward_scale: factor of the rewards in learning.
-        buffer_size: transitions that are remembered, at most.
-        batch_size: transitions of a step of learning.
-        learning_steps: steps of learning after each rollout.
-        mixing_size: width of qmix's mixing network.
-    """
-
-    learning_rate: float = 3e-3
-    learning_rate_decay: float = 1.0
-    discount: float = 0.9
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.05
-    epsilon_fraction: float = 0.2
-    target_rate: float = 0.01
-    max_grad_norm: float = 10.0
-    reward_scale: float = 1.0
-    buffer_size: int = 100_000
-    batch_size: int = 256
-    learning_steps: int = 64
-    mixing_size: int = 32
-
-
-@dataclasses.dataclass
-class ExpertConfig:
-    """The expert term of algorithms leed and bc; the others have none. Of bc it is all, with a constant weight.
-
-    Attributes:
-        source: arrays, samples of demonstrations; or instructions, what the plans say in the learners' own states.
-        term: likelihood, of the expert's actions; advantage, the same weighted by how well the expert did; or
-            surrogate, PPO's own on the expert's episodes.
-        weight: its weight at the start.
-        schedule: how the weight falls: constant, linear, cosine or exponential.
-        decay_fraction: share of the run over which it falls to nothing.
-        adapt: a factor of each agent's own: none; return_gap, by the share of the way to the expert's return that is
-            left; or dtw, the same for the distance of their episodes, with rollouts at least as long as those.
-        adapt_below: the factor is 1 until this share of the way is left, and falls to 0 from there.
-        entropy: weight of an entropy bonus, in units of the term's own weight, with which it falls. An agent that
-            follows its expert keeps trying other actions. Less than 1 with continuous actions, whose standard
-            deviation it makes 1 / sqrt(1 - entropy) times as large; without effect on bc.
-        batch_size: expert samples per agent and minibatch.
-        temperature: with term=advantage, the advantage that multiplies a sample's weight by e.
-        max_sample_weight: with term=advantage, the largest weight of a sample.
-    """
-
-    source: str = "arrays"
-    term: str = "likelihood"
-    weight: float = 1.0
-    schedule: str = "linear"
-    decay_fraction: float = 0.5
-    adapt: str = "none"
-    adapt_below: float = 0.1
-    entropy: float = 0.0
-    batch_size: int = 256
-    temperature: float = 1.0
-    max_sample_weight: float = 20.0
+LABELS = ("instructed", "taken")
+PROVIDERS = ("replay", "openai", "anthropic", "local", "random", "written")
+RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
+PLAN_KINDS = ("relational", "episodes")
+SEEDS = (0, 2**31 - 1)
 
 
 @dataclasses.dataclass
@@ -149,15 +44,15 @@ class DemonstrationsConfig:
     """
 
     path: str = ""
-    plans: int | None = None
-    episodes: int | None = None
-    noise: float = 0.0
-    noise_from: float = 0.0
-    label: str = "instructed"
-    seed: int = 0
-    quantile: float = 0.0
+    plans: int | None = at_least(None)
+    episodes: int | None = at_least(None)
+    noise: float = between(0.0, 0, 1)
+    noise_from: float = between(0.0, 0, 1)
+    label: str = choice("instructed", LABELS)
+    seed: int = between(0, *SEEDS)
+    quantile: float = between(0.0, 0, 1)
     per_agent: bool = False
-    number: int | None = None
+    number: int | None = at_least(None)
 
 
 @dataclasses.dataclass
@@ -165,14 +60,14 @@ class EvaluationConfig:
     """The fresh episodes that the summary is made from.
 
     Attributes:
-        episodes: how many, at least 256 and at most 1000000.
+        episodes: how many, at least 256: fewer say too little about a policy.
         curve_episodes: how many after each chunk, for the learning curve of the greedy policy; 0 for none.
         seed: their seed.
     """
 
-    episodes: int = 1024
-    curve_episodes: int = 256
-    seed: int = 1_000_003
+    episodes: int = between(1024, 256, 10**6)
+    curve_episodes: int = between(256, 0, 10**6)
+    seed: int = between(1_000_003, *SEEDS)
 
 
 @dataclasses.dataclass
@@ -206,31 +101,31 @@ class LLMConfig:
         threads: for local, threads to compute with; null for one per core.
     """
 
-    provider: str = "replay"
+    provider: str = choice("replay", PROVIDERS)
     base_url: str = ""
     model: str = ""
     path: str = ""
     api_key_env: str | None = None
-    temperature: float = 0.7
-    max_tokens: int = 400
-    timeout_s: float = 120.0
-    max_attempts: int = 6
-    concurrency: int = 4
-    response_format: str = "auto"
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_calls: int | None = None
-    max_total_tokens: int | None = None
-    max_cost: float | None = None
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
+    temperature: float = between(0.7, 0, 2)
+    max_tokens: int = at_least(400)
+    timeout_s: float = between(120.0, 0.1, 3600)
+    max_attempts: int = at_least(6)
+    concurrency: int = at_least(4)
+    response_format: str = choice("auto", RESPONSE_FORMATS)
+    requests_per_minute: float | None = more_than_zero(None)
+    tokens_per_minute: float | None = more_than_zero(None)
+    max_calls: int | None = at_least(None)
+    max_total_tokens: int | None = at_least(None)
+    max_cost: float | None = more_than_zero(None)
+    prompt_price: float = between(0.0, 0, 1e6)
+    completion_price: float = between(0.0, 0, 1e6)
     cache: str | None = None
-    context: int = 4096
-    threads: int | None = None
+    context: int = at_least(4096)
+    threads: int | None = at_least(None)
 
 
 @dataclasses.dataclass
-class GenerateConfig:
+class GenerationConfig:
     """The generation loop: how often the model is asked, and how its plans are scored.
 
     Attributes:
@@ -252,27 +147,48 @@ class GenerateConfig:
         out: folder of the new set.
     """
 
-    kind: str = "relational"
-    rounds: int = 4
-    candidates: int = 8
-    patience: int = 2
-    keep: int = 3
-    max_instructions: int = 4
-    episodes: int = 16
-    episodes_per_prompt: int = 4
+    kind: str = choice("relational", PLAN_KINDS)
+    rounds: int = at_least(4)
+    candidates: int = at_least(8)
+    patience: int = between(2, 0, 10**6)
+    keep: int = at_least(3)
+    max_instructions: int = at_least(4)
+    episodes: int = at_least(16)
+    episodes_per_prompt: int = at_least(4)
     constrained: bool = False
     prompt: str = ""
-    selection_episodes: int = 256
-    report_episodes: int = 2048
-    recorded_episodes: int = 256
-    control_plans: int = 4000
-    refresh_every: int = 0
+    selection_episodes: int = at_least(256)
+    report_episodes: int = at_least(2048)
+    recorded_episodes: int = between(256, 0, 10**6)
+    control_plans: int = at_least(4000)
+    refresh_every: int = between(0, 0, 10**9)
     out: str | None = None
 
 
 @dataclasses.dataclass
-class Config:
-    """Everything that a run depends on; the attributes that are not listed are the sections above.
+class GenerateConfig:
+    """Everything that `python -m leed_jax.generate` depends on.
+
+    Attributes:
+        env: env.name, as package.module:Class, and the fields of that class.
+        experiment: the experiment that the settings start from.
+        seed: seed of everything random.
+        demonstrations: with llm=replay, the set whose recorded replies are used; and how recorded episodes are executed.
+        llm: the language model.
+        generate: the generation loop.
+    """
+
+    env: dict[str, Any] = dataclasses.field(default_factory=dict)
+    experiment: str = ""
+    seed: int = between(0, *SEEDS)
+    demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
+    llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
+    generate: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """Everything that `python -m leed_jax.run` depends on; the attributes that are not listed are the sections above.
 
     Attributes:
         env: env.name, as package.module:Class, and the fields of that class.
@@ -282,27 +198,27 @@ class Config:
         settings_of: the algorithm whose own settings are taken from the experiment, if it holds some; null for the
             one that is trained.
         seed: seed of the first training; the others count up from it.
-        num_seeds: trainings side by side.
+        num_seeds: trainings in one program.
         total_steps: environment steps of each training, at most.
         num_envs: parallel environments of each training.
         rollout_steps: steps in each environment between two updates.
         updates_per_chunk: updates in one dispatch, about; metrics come once a chunk.
         checkpoint_every: chunks between two checkpoints.
         out: the run directory; null for runs/EXPERIMENT-ALGORITHM-seedSEED-TIME.
-        resume: a run directory to go on with; stands alone.
+        resume: a run directory to continue; only total_steps and schedule may be given with it.
     """
 
-    env: dict[str, Any]
+    env: dict[str, Any] = dataclasses.field(default_factory=dict)
     experiment: str = ""
-    algorithm: str = "leed"
-    settings_of: str | None = None
-    seed: int = 0
-    num_seeds: int = 1
-    total_steps: int = 1_000_000
-    num_envs: int = 128
-    rollout_steps: int = 26
-    updates_per_chunk: int = 10
-    checkpoint_every: int = 5
+    algorithm: str = choice("leed", ALGORITHMS)
+    settings_of: str | None = choice(None, ALGORITHMS)
+    seed: int = between(0, *SEEDS)
+    num_seeds: int = at_least(1)
+    total_steps: int = between(1_000_000, 1, 10**15)
+    num_envs: int = at_least(128)
+    rollout_steps: int = at_least(26)
+    updates_per_chunk: int = at_least(10)
+    checkpoint_every: int = at_least(5)
     out: str | None = None
     resume: str | None = None
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
@@ -312,9 +228,34 @@ class Config:
     demonstrations: DemonstrationsConfig = dataclasses.field(default_factory=DemonstrationsConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
-    generate: GenerateConfig = dataclasses.field(default_factory=GenerateConfig)
+    generate: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
 
     @property
     def steps_per_update(self) -> int:
         """Environment steps in one update."""
         return self.num_envs * self.rollout_steps
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the algorithm learns from demonstrations."""
+        return self.algorithm in IMITATING
+
+    def hparams(self, total_updates: int) -> Hparams:
+        """The settings of the algorithm, with schedules over `total_updates`."""
+        return Hparams(float(total_updates), self.ppo, self.expert, self.q_learning)
+
+    def unread_sections(self) -> frozenset[str]:
+        """The sections that this algorithm does not learn from; they are not recorded, and not compared.
+
+        Demonstrations are among them where nothing is imitated, though such a run reports their return.
+        """
+        unread = {"ppo"} if self.algorithm in VALUE_BASED else {"q_learning"}
+        if not self.imitates:
+            unread |= {"expert", "demonstrations"}
+        if not self.generate.refresh_every:
+            unread |= {"llm", "generate"}
+        return frozenset(unread)
+
+
+Settings = RunConfig | GenerateConfig
+"""The configuration of either command; both hold what generation needs."""

@@ -1,4 +1,4 @@
-"""What the expert term learns from: tables of samples to draw from, or plans to ask; and what to measure oneself by."""
+"""The data of the expert term: demonstrations to sample, or plans to execute in the learners' own states."""
 
 import jax
 import jax.numpy as jnp
@@ -9,66 +9,66 @@ from leed_jax.instructions import Plan, Trajectory
 
 
 @struct.dataclass
-class Outcome:
-    """What came of an expert's steps.
+class ExpertOutcome:
+    """What followed an expert's steps.
 
     Attributes:
-        reward: what the agent earned.
-        active: whether it took part in the step.
-        terminated: whether the step ended its task.
-        undisturbed: whether it did what it is to imitate, so that what came of it says something about that.
+        reward: the reward.
+        active: whether the agent took part in the step.
+        terminated: whether the agent terminated with it.
+        executed: whether the action to imitate was the one that was executed; noise may have replaced it.
     """
 
     reward: Float[Array, "*B"]
     active: Bool[Array, "*B"]
     terminated: Bool[Array, "*B"]
-    undisturbed: Bool[Array, "*B"]
+    executed: Bool[Array, "*B"]
 
 
 @struct.dataclass
 class ExpertSamples:
-    """Demonstrations as sequences to draw, `M` of them: single steps (`L` is 1), or whole episodes.
+    """`M` demonstrated sequences of length `L`: single steps (`L` is 1), or whole episodes.
 
     Attributes:
-        observation: what each agent saw.
-        available_actions: what it could do.
-        action: what it is to imitate, `[L, M, A]`, or `[L, M, A, N]` where actions are continuous.
-        usable: whether it can learn from the step.
-        rows: for each agent the sequences that it can learn from, in order; past `count` of them, padding.
-        count: how many those are.
-        outcome: what came of the steps, `[L, M, A]`; None for single steps.
+        obs: each agent's observation.
+        available_actions: which actions it could take.
+        action: the action to imitate, `[L, M, A]`, or `[L, M, A, N]` where actions are continuous.
+        valid: whether the agent can learn from the step.
+        rows: for each agent the indices of the sequences that it can learn from; after `count` of them, padding.
+        count: the number of those.
+        outcome: what followed, `[L, M, A]`; None for single steps.
     """
 
-    observation: Float[Array, "L M A O"]
+    obs: Float[Array, "L M A O"]
     available_actions: Bool[Array, "L M A N"]
     action: Array
-    usable: Bool[Array, "L M A"]
+    valid: Bool[Array, "L M A"]
     rows: Int[Array, "A M"]
     count: Int[Array, "A"]
-    outcome: Outcome | None = None
+    outcome: ExpertOutcome | None = None
 
 
 @struct.dataclass
 class ReferenceEpisodes:
-    """Some of an expert's episodes, as many as will be compared, `K`.
+    """`K` episodes of an expert to compare with.
 
     Attributes:
-        observation: what each agent saw.
-        length: how many steps there are for each agent; what comes after is padding.
-        apart: how far two of them lie apart, on average, for each agent; see `expert_weight.reference_episodes`.
+        obs: each agent's observations.
+        length: the number of steps of each agent; the rest is padding.
+        mean_distance: the mean distance between two of them, for each agent; see `expert_weight.reference_episodes`.
     """
 
-    observation: Float[Array, "K T A O"]
+    obs: Float[Array, "K T A O"]
     length: Int[Array, "K A"]
-    apart: Float[Array, "A"]
+    mean_distance: Float[Array, "A"]
 
 
 @struct.dataclass
-class Yardstick:
-    """What an expert does by itself, for a weight that goes by how far the learners still are from that.
+class ExpertReference:
+    """What an expert achieves when it acts alone; an adaptive weight of the expert term compares learners with it.
 
     Attributes:
-        returns: what it earns, each agent's undiscounted return.
+        returns: each agent's mean undiscounted return.
         episodes: some of its episodes; None if only returns are compared.
     """
 
@@ -78,86 +78,86 @@ class Yardstick:
 
 @struct.dataclass
 class Experts:
-    """What the expert term learns from; one of `samples` and `plans` is there.
+    """The data of the expert term: either `samples` or `plans`.
 
     Attributes:
-        samples: demonstrations to draw from.
-        plans: plans that are asked in the learners' own states, stacked on a leading axis `P`.
-        yardstick: what the expert does by itself; None if no weight goes by it.
+        samples: demonstrations to sample.
+        plans: plans to execute in the learners' own states, stacked on a leading axis `P`.
+        reference: what the expert achieves alone; None if the weight is not adaptive.
     """
 
     samples: ExpertSamples | None = None
     plans: Plan | None = None
-    yardstick: Yardstick | None = None
+    reference: ExpertReference | None = None
 
 
 @struct.dataclass
 class ExpertBatch:
-    """Sequences drawn from them, agents first; `weight` is 0 for what an agent cannot learn from."""
+    """`S` sampled sequences for each agent; `weight` is 0 for steps that the agent cannot learn from."""
 
-    observation: Float[Array, "A L S O"]
+    obs: Float[Array, "A L S O"]
     available_actions: Bool[Array, "A L S N"]
     action: Array
     weight: Float[Array, "A L S"]
-    outcome: Outcome | None = None
+    outcome: ExpertOutcome | None = None
 
 
 @jax.jit
 def expert_samples(demonstrations: Trajectory) -> ExpertSamples:
-    """Arrange demonstrations as a table of single steps, to draw samples from.
+    """Arrange demonstrations as single steps to sample.
 
-    Steps in which an agent took no part are not drawn for it, and neither is an action that was not available, which no
-    policy can imitate. Rows go through all episodes step by step: that is the order in which a scan over time leaves
-    them in memory, so that executing and arranging in one jit needs room for the tables alone.
+    Left out for an agent are steps in which it took no part, and actions that were not available, which no policy can
+    imitate. Rows go through all episodes step by step: this is the order in which a scan over time leaves them in
+    memory, so that executing and arranging them in one jitted function needs memory for the result alone.
 
     Args:
         demonstrations: episodes with one leading axis, `[N, T, ...]`.
     """
-    usable = _rows(_usable(demonstrations))
+    valid = _rows(_valid_steps(demonstrations))
     return ExpertSamples(
-        observation=_rows(demonstrations.observation)[None],
+        obs=_rows(demonstrations.observation)[None],
         available_actions=_rows(demonstrations.available_actions)[None],
         action=_rows(demonstrations.action)[None],
-        usable=usable[None],
-        rows=jax.vmap(_positions)(usable.T),
-        count=jnp.sum(usable, axis=0, dtype=jnp.int32),
+        valid=valid[None],
+        rows=jax.vmap(_indices)(valid.T),
+        count=jnp.sum(valid, axis=0, dtype=jnp.int32),
     )
 
 
 @jax.jit
 def expert_episodes(demonstrations: Trajectory) -> ExpertSamples:
-    """Arrange demonstrations as whole episodes to draw, for recurrent policies and for terms that ask what followed.
+    """Arrange demonstrations as whole episodes to sample, for recurrent policies and for terms that need advantages.
 
     Args:
         demonstrations: episodes with one leading axis, `[N, T, ...]`.
     """
-    usable = jnp.moveaxis(_usable(demonstrations), 1, 0)
-    worth_drawing = jnp.any(usable, axis=0)
+    valid = jnp.moveaxis(_valid_steps(demonstrations), 1, 0)
+    any_valid = jnp.any(valid, axis=0)
     same = demonstrations.action == demonstrations.taken
-    undisturbed = jnp.all(same.reshape(*demonstrations.active.shape, -1), axis=-1)
+    executed = jnp.all(same.reshape(*demonstrations.active.shape, -1), axis=-1)
     return ExpertSamples(
-        observation=jnp.moveaxis(demonstrations.observation, 1, 0),
+        obs=jnp.moveaxis(demonstrations.observation, 1, 0),
         available_actions=jnp.moveaxis(demonstrations.available_actions, 1, 0),
         action=jnp.moveaxis(demonstrations.action, 1, 0),
-        usable=usable,
-        rows=jax.vmap(_positions)(worth_drawing.T),
-        count=jnp.sum(worth_drawing, axis=0, dtype=jnp.int32),
-        outcome=Outcome(
+        valid=valid,
+        rows=jax.vmap(_indices)(any_valid.T),
+        count=jnp.sum(any_valid, axis=0, dtype=jnp.int32),
+        outcome=ExpertOutcome(
             reward=jnp.moveaxis(demonstrations.reward, 1, 0),
             active=jnp.moveaxis(demonstrations.active, 1, 0),
             terminated=jnp.moveaxis(demonstrations.terminated, 1, 0),
-            undisturbed=jnp.moveaxis(undisturbed, 1, 0),
+            executed=jnp.moveaxis(executed, 1, 0),
         ),
     )
 
 
-def _usable(demonstrations: Trajectory) -> Bool[Array, "N T A"]:
-    """Which steps an agent took part in with an action that it could take; continuous ones are always possible."""
+def _valid_steps(demonstrations: Trajectory) -> Bool[Array, "N T A"]:
+    """Steps in which an agent took part with an available action; continuous actions are always available."""
     action = demonstrations.action
     if jnp.issubdtype(action.dtype, jnp.floating):
         return demonstrations.active
-    possible = jnp.take_along_axis(demonstrations.available_actions, action[..., None], axis=-1)
-    return demonstrations.active & jnp.squeeze(possible, axis=-1)
+    available = jnp.take_along_axis(demonstrations.available_actions, action[..., None], axis=-1)
+    return demonstrations.active & jnp.squeeze(available, axis=-1)
 
 
 def _rows(x: Array) -> Array:
@@ -165,24 +165,24 @@ def _rows(x: Array) -> Array:
     return jnp.moveaxis(x, 1, 0).reshape(-1, *x.shape[2:])
 
 
-def _positions(wanted: Bool[Array, "M"]) -> Int[Array, "M"]:
-    """Where `wanted` is true, in order and padded with zeros."""
-    size = wanted.shape[0]
-    target = jnp.where(wanted, jnp.cumsum(wanted) - 1, size)
+def _indices(mask: Bool[Array, "M"]) -> Int[Array, "M"]:
+    """The indices at which `mask` is true, in order, padded with zeros."""
+    size = mask.shape[0]
+    target = jnp.where(mask, jnp.cumsum(mask) - 1, size)
     return jnp.zeros(size, jnp.int32).at[target].set(jnp.arange(size, dtype=jnp.int32), mode="drop")
 
 
 def sample_experts(experts: ExpertSamples, key: PRNGKeyArray, size: int) -> ExpertBatch:
-    """Draw from the sequences that each agent can learn from, with replacement; `key` is consumed.
+    """Sample sequences that each agent can learn from, with replacement; `key` is consumed.
 
-    Agents that can use the same ones get the same ones.
+    Agents that can learn from the same sequences get the same ones.
 
     Args:
-        experts: the table.
+        experts: the sequences.
         key: source of the draws.
-        size: the number of steps to draw, about: as many whole sequences as have so many, and at least one.
+        size: the number of steps to sample; rounded down to whole sequences, and at least one of them.
     """
-    length = experts.observation.shape[0]
+    length = experts.obs.shape[0]
     size = max(1, size // length)
     draws = jax.vmap(lambda count: jax.random.randint(key, (size,), 0, jnp.maximum(count, 1)))(experts.count)
     rows, agents = jnp.take_along_axis(experts.rows, draws, axis=1), jnp.arange(draws.shape[0])[:, None]
@@ -190,11 +190,11 @@ def sample_experts(experts: ExpertSamples, key: PRNGKeyArray, size: int) -> Expe
     def pick(x: Array) -> Array:
         return jnp.moveaxis(x[:, rows, agents], 0, 1)
 
-    usable = pick(experts.usable) & (experts.count > 0)[:, None, None]
+    valid = pick(experts.valid) & (experts.count > 0)[:, None, None]
     return ExpertBatch(
-        observation=pick(experts.observation),
+        obs=pick(experts.obs),
         available_actions=pick(experts.available_actions),
         action=pick(experts.action),
-        weight=usable.astype(jnp.float32),
+        weight=valid.astype(jnp.float32),
         outcome=jax.tree.map(pick, experts.outcome),
     )

@@ -1,4 +1,4 @@
-"""One agent's loss: PPO's on its own experience, and the expert's on its demonstrations."""
+"""One agent's loss: PPO's on its own experience, and the expert term on its demonstrations."""
 
 import functools
 from typing import Any
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from leed_jax.learning.config import Hparams, PPOConfig
 from leed_jax.learning.experts import ExpertBatch
-from leed_jax.learning.hyper import Hyper
 from leed_jax.learning.rollout import Rollout
-from leed_jax.networks.policy import ActionDistribution, Memory, Policy, PolicyParameters
+from leed_jax.networks.distributions import ActionDistribution
+from leed_jax.networks.policy import HiddenState, Policy, PolicyParameters
 from leed_jax.objectives import (
     advantage_weighted_loss,
     approximate_kl,
@@ -27,219 +28,239 @@ Metrics = dict[str, Array]
 
 
 @struct.dataclass
-class Standing:
-    """What an agent brings into an update, agents first.
+class PolicyOutput:
+    """What acting on a policy adds to a rollout.
 
     Attributes:
-        agent: its number.
-        earlier: its parameters at the beginning of the update.
-        expert_weight: the weight of its expert term.
+        log_prob: log-probability of the action.
+        value: the critic's estimate before the step.
+        next_value: its estimate for the state that the step led to, before any automatic reset.
     """
 
-    agent: Int[Array, "A"]
-    earlier: PolicyParameters
-    expert_weight: Float[Array, "A"]
+    log_prob: Float[Array, "T E A"]
+    value: Float[Array, "T E A"]
+    next_value: Float[Array, "T E A"]
 
 
 @struct.dataclass
 class AgentBatch:
-    """Sequences of a rollout, agents first: `S` of length `L`, which is 1 where policies remember nothing.
+    """`S` sequences of a rollout for each agent; their length `L` is 1 for feed-forward policies.
 
     Attributes:
-        seen: what the actor was given.
-        available_actions: what the agent could do.
-        action: what it did.
-        log_prob: the log-probability of that under the acting policy.
-        advantage: the advantage of that.
-        target: what its critic is to estimate.
+        actor_input: the actor's input.
+        available_actions: which actions the agent could take.
+        action: the action.
+        log_prob: its log-probability under the policy that acted.
+        advantage: its advantage.
+        target: the target of the critic.
         weight: 1 where the agent took part, else 0.
-        start: where an episode starts.
-        instructed_action: what its instructions would have had it do; None where there are none.
-        memory: what its networks remembered at the beginning, `[A, S, H]`; None for feed-forward ones.
+        is_first: which steps are the first of an episode.
+        expert_action: the action that the agent's instructions say; None without plans.
+        hidden: hidden states before the sequences, `[A, S, H]`; None for feed-forward policies.
     """
 
-    seen: Float[Array, "A L S P"]
+    actor_input: Float[Array, "A L S P"]
     available_actions: Bool[Array, "A L S N"]
     action: Array
     log_prob: Float[Array, "A L S"]
     advantage: Float[Array, "A L S"]
     target: Float[Array, "A L S"]
     weight: Float[Array, "A L S"]
-    start: Bool[Array, "A L S"]
-    instructed_action: Array | None
-    memory: Memory | None
+    is_first: Bool[Array, "A L S"]
+    expert_action: Array | None
+    hidden: HiddenState | None
 
 
 def agent_batches(
-    rollout: Rollout, memory: Memory | None, hyper: Hyper
+    policy: Policy, rollout: Rollout, hidden: HiddenState | None, ppo: PPOConfig
 ) -> tuple[AgentBatch, Float[Array, "L S Q"] | None]:
-    """Compute advantages and lay a rollout out by agent.
+    """Compute advantages and arrange a rollout by agent.
 
     Args:
-        rollout: what the agents did.
-        memory: what their networks remembered when it began, `[E, A, H]`; None for feed-forward ones, whose samples
-            are taken one by one.
-        hyper: discount and lambda.
+        policy: the networks; static.
+        rollout: experience, with `PolicyOutput` as extras.
+        hidden: hidden states before the rollout, `[E, A, H]`; None for feed-forward policies, whose samples are taken
+            one by one.
+        ppo: discount and lambda.
 
     Returns:
-        The agents' sequences, and what central critics saw meanwhile, without an axis of agents; None without such.
+        The agents' sequences; and the global state as input of central critics, None without such critics.
     """
+    output: PolicyOutput = rollout.extras
     # For an agent that has terminated the episode is over, even while others go on.
-    over = rollout.episode_over[..., None] | rollout.terminated
-    sequences = (rollout.reward, rollout.value, rollout.next_value, rollout.terminated, over)
-    estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
+    done = rollout.done[..., None] | rollout.terminated
+    sequences = (rollout.reward, output.value, output.next_value, rollout.terminated, done)
+    estimate = functools.partial(generalised_advantages, discount=ppo.discount, gae_lambda=ppo.gae_lambda)
     advantage = jax.vmap(jax.vmap(estimate, in_axes=1, out_axes=1), in_axes=1, out_axes=1)(*sequences)
 
     def arrange(x: Array) -> Array:
-        # [T, E, A, ...] becomes [A, T, E, ...], or [A, 1, T * E, ...].
+        # [T, E, A, ...] becomes [A, T, E, ...], or [A, 1, T * E, ...] where samples are taken one by one.
         x = jnp.moveaxis(x, 2, 0)
-        return x if memory is not None else x.reshape(x.shape[0], 1, -1, *x.shape[3:])
+        return x if hidden is not None else x.reshape(x.shape[0], 1, -1, *x.shape[3:])
 
     batch = AgentBatch(
-        seen=arrange(rollout.seen),
+        actor_input=arrange(policy.actor_input(rollout.obs)),
         available_actions=arrange(rollout.available_actions),
         action=arrange(rollout.action),
-        log_prob=arrange(rollout.log_prob),
+        log_prob=arrange(output.log_prob),
         advantage=arrange(advantage),
-        target=arrange(advantage + rollout.value),
+        target=arrange(advantage + output.value),
         weight=arrange(rollout.active.astype(jnp.float32)),
-        start=arrange(jnp.broadcast_to(rollout.start[..., None], rollout.active.shape)),
-        instructed_action=None if rollout.instructed_action is None else arrange(rollout.instructed_action),
-        memory=jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), memory),
+        is_first=arrange(jnp.broadcast_to(rollout.is_first[..., None], rollout.active.shape)),
+        expert_action=None if rollout.expert_action is None else arrange(rollout.expert_action),
+        hidden=jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), hidden),
     )
-    everything = rollout.seen_by_all
-    return batch, None if everything is None else arrange(everything[:, :, None])[0]
+    global_state = policy.global_state(rollout.obs)
+    return batch, None if global_state is None else arrange(global_state[:, :, None])[0]
+
+
+@struct.dataclass
+class AgentInputs:
+    """What one agent's loss depends on beside its parameters and batches; stacked over agents.
+
+    Attributes:
+        index: the agent's index.
+        old_params: its parameters at the beginning of the update.
+        expert_weight: the weight of its expert term.
+    """
+
+    index: Int[Array, "A"]
+    old_params: PolicyParameters
+    expert_weight: Float[Array, "A"]
 
 
 def agent_loss(
     policy: Policy,
-    term: str,
-    parameters: PolicyParameters,
-    standing: Standing,
+    hparams: Hparams,
+    params: PolicyParameters,
+    agent: AgentInputs,
     batch: AgentBatch,
-    seen_by_all: Float[Array, "L S Q"] | None,
+    global_state: Float[Array, "L S Q"] | None,
     expert: ExpertBatch | None,
-    hyper: Hyper,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """One agent's whole loss on its own minibatch.
+    """One agent's loss on its own minibatch; all arguments without the axis of agents.
 
         L = c_p L_clip + c_v L_value - c_h H + w (L_expert - c_e H)
 
-    The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9), with c_p = 1 but for imitation
-    alone; the fourth is the expert loss, after the confidence penalty of Pereyra et al. 2017 (arXiv 1701.06548, section
-    3), but in the learner's own states whatever the source. Imitation takes the entropy that PPO would need to find out
-    that another action is better than the expert's; the penalty leaves some, and is gone when the weight w is.
+    The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9), with c_p = 1 except in
+    behaviour cloning. The fourth is the expert term with a bonus for entropy, after the confidence penalty of Pereyra et
+    al. 2017 (arXiv 1701.06548, section 3), in the learner's own states whatever the source: imitation would otherwise
+    remove the entropy that PPO needs to find better actions than the expert's. The bonus vanishes with the weight w.
 
     Args:
         policy: the networks; static.
-        term: the form of the expert term, see `expert_loss`; static.
-        parameters: the agent's parameters.
-        standing: what else it brings into the update, without the axis of agents, as all that follows.
+        hparams: the coefficients, with the entropy coefficient of this update.
+        params: the agent's parameters.
+        agent: its other inputs.
         batch: its sequences.
-        seen_by_all: what central critics saw meanwhile; None without such.
-        expert: its demonstrations; None if there are none, or if the batch holds instructed actions.
-        hyper: the coefficients.
+        global_state: the input of central critics; None without such critics.
+        expert: its demonstrations; None without, or if the batch holds expert actions.
     """
-    actor_memory, critic_memory = (None, None) if batch.memory is None else (batch.memory.actor, batch.memory.critic)
-    _, choice = policy.act(parameters, actor_memory, batch.seen, batch.available_actions, batch.start)
-    seen = batch.seen if seen_by_all is None else seen_by_all
-    _, value = policy.value(parameters, critic_memory, seen, batch.start, standing.agent)
-    weight, behaviour = batch.weight.ravel(), batch.log_prob.ravel()
-    log_prob, entropy = choice.log_prob(batch.action).ravel(), weighted_mean(choice.entropy().ravel(), weight)
+    ppo = hparams.ppo
+    actor_hidden, critic_hidden = (None, None) if batch.hidden is None else (batch.hidden.actor, batch.hidden.critic)
+    _, distribution = policy.distribution(
+        params, actor_hidden, batch.actor_input, batch.available_actions, batch.is_first
+    )
+    critic_input = batch.actor_input if global_state is None else global_state
+    _, value = policy.value(params, critic_hidden, critic_input, batch.is_first, agent.index)
+    weight, old_log_prob = batch.weight.ravel(), batch.log_prob.ravel()
+    log_prob = distribution.log_prob(batch.action).ravel()
+    entropy = weighted_mean(distribution.entropy().ravel(), weight)
     advantage = normalise(batch.advantage.ravel(), weight)
     metrics = {
-        "surrogate_loss": clipped_surrogate_loss(log_prob, behaviour, advantage, hyper.clip_epsilon, weight),
+        "surrogate_loss": clipped_surrogate_loss(log_prob, old_log_prob, advantage, ppo.clip_epsilon, weight),
         "value_loss": value_loss(value.ravel(), batch.target.ravel(), weight),
         "entropy": entropy,
-        "approximate_kl": approximate_kl(log_prob, behaviour, weight),
+        "approximate_kl": approximate_kl(log_prob, old_log_prob, weight),
     }
-    loss = hyper.policy_coefficient * metrics["surrogate_loss"] + hyper.value_coefficient * metrics["value_loss"]
-    loss = loss - hyper.entropy_coefficient * entropy
-    bonus = hyper.expert_entropy * entropy
-    if batch.instructed_action is not None:
-        metrics["expert_loss"] = _instructed_loss(choice, batch)
+    loss = ppo.policy_coefficient * metrics["surrogate_loss"] + ppo.value_coefficient * metrics["value_loss"]
+    loss = loss - ppo.entropy_coefficient * entropy
+    bonus = hparams.expert.entropy * entropy
+    if batch.expert_action is not None:
+        metrics["expert_loss"] = _plan_loss(distribution, batch)
     elif expert is not None:
-        metrics["expert_loss"] = expert_loss(policy, term, parameters, standing, expert, hyper)
+        metrics["expert_loss"] = expert_loss(policy, hparams, params, agent, expert)
         # An agent without demonstrations learns as it would without the term.
         bonus = jnp.where(jnp.any(expert.weight > 0), bonus, 0.0)
     if "expert_loss" in metrics:
-        loss = loss + standing.expert_weight * (metrics["expert_loss"] - bonus)
+        loss = loss + agent.expert_weight * (metrics["expert_loss"] - bonus)
     return loss, metrics
 
 
-def _instructed_loss(choice: ActionDistribution, batch: AgentBatch) -> Float[Array, ""]:
-    """The negative log-likelihood of what the instructions say in the learner's own states.
+def _plan_loss(distribution: ActionDistribution, batch: AgentBatch) -> Float[Array, ""]:
+    """The negative log-likelihood of the actions that the plan says in the learner's own states.
 
-    The distributions are known there already: this source costs no pass through the networks.
+    It uses distributions that are computed anyway, so this source needs no forward pass of its own.
     """
-    action, weight = batch.instructed_action, batch.weight
-    assert action is not None  # noqa: S101 - the caller has seen to it
+    action, weight = batch.expert_action, batch.weight
+    assert action is not None  # noqa: S101 - checked by the caller
     if not jnp.issubdtype(action.dtype, jnp.floating):
-        possible = jnp.take_along_axis(batch.available_actions, action[..., None], axis=-1)
-        weight = weight * jnp.squeeze(possible, axis=-1)
-    return negative_log_likelihood(choice.log_prob(action).ravel(), weight.ravel())
+        available = jnp.take_along_axis(batch.available_actions, action[..., None], axis=-1)
+        weight = weight * jnp.squeeze(available, axis=-1)
+    return negative_log_likelihood(distribution.log_prob(action).ravel(), weight.ravel())
 
 
 def expert_loss(
-    policy: Policy,
-    term: str,
-    parameters: PolicyParameters,
-    standing: Standing,
-    expert: ExpertBatch,
-    hyper: Hyper,
+    policy: Policy, hparams: Hparams, params: PolicyParameters, agent: AgentInputs, expert: ExpertBatch
 ) -> Float[Array, ""]:
-    """One agent's loss on its demonstrations.
+    """One agent's loss on its demonstrations, in one of three forms (`hparams.expert.term`).
+
+    - `likelihood`: behaviour cloning.
+    - `advantage`: advantage-weighted regression with the learner's own critic.
+    - `surrogate`: PPO's clipped surrogate. The expert's action probabilities are unknown. The learner's at the beginning
+      of the update take their place, so that the ratio starts at 1 and the clip bounds the change of the policy.
 
     Args:
         policy: the networks; static.
-        term: `likelihood`, behaviour cloning; `advantage`, advantage-weighted regression with the learner's own critic;
-            or `surrogate`, PPO's clipped surrogate. Nobody knows with what probability an expert acts that follows
-            instructions; what stands for it is the learner's own probability at the beginning of the update, so that
-            the ratio starts at 1 and the clip bounds how far one update moves the policy. Static.
-        parameters: the agent's parameters.
-        standing: what else it brings into the update.
+        hparams: the coefficients.
+        params: the agent's parameters.
+        agent: its other inputs.
         expert: its demonstrations.
-        hyper: the coefficients.
     """
-    nothing = jnp.zeros((expert.weight.shape[1], policy.memory_size)) if policy.memory_size else None
-    start = jnp.zeros(expert.weight.shape, bool)
-    act = functools.partial(policy.act, memory=nothing, seen=expert.observation, available=expert.available_actions)
-    log_prob = act(parameters, start=start)[1].log_prob(expert.action).ravel()
-    if term == "likelihood":
+    hidden = jnp.zeros((expert.weight.shape[1], policy.hidden_state_size)) if policy.hidden_state_size else None
+    is_first = jnp.zeros(expert.weight.shape, bool)
+
+    def log_prob_of(params: PolicyParameters) -> Float[Array, "B"]:
+        distribution = policy.distribution(params, hidden, expert.obs, expert.available_actions, is_first)[1]
+        return distribution.log_prob(expert.action).ravel()
+
+    log_prob, settings = log_prob_of(params), hparams.expert
+    if settings.term == "likelihood":
         return negative_log_likelihood(log_prob, expert.weight.ravel())
-    value = policy.value(jax.lax.stop_gradient(parameters), nothing, expert.observation, start, standing.agent)[1]
-    advantage, known = demonstrated_advantages(expert, value, hyper)
+    value = policy.value(jax.lax.stop_gradient(params), hidden, expert.obs, is_first, agent.index)[1]
+    advantage, known = demonstrated_advantages(expert, value, hparams.ppo)
     weight = (expert.weight * known).ravel()
-    if term == "advantage":
+    if settings.term == "advantage":
         return advantage_weighted_loss(
-            log_prob, advantage.ravel(), weight, hyper.expert_temperature, hyper.expert_max_sample_weight
+            log_prob, advantage.ravel(), weight, settings.temperature, settings.max_sample_weight
         )
-    behaviour = act(standing.earlier, start=start)[1].log_prob(expert.action).ravel()
-    return clipped_surrogate_loss(log_prob, behaviour, normalise(advantage.ravel(), weight), hyper.clip_epsilon, weight)
+    advantage = normalise(advantage.ravel(), weight)
+    return clipped_surrogate_loss(log_prob, log_prob_of(agent.old_params), advantage, hparams.ppo.clip_epsilon, weight)
 
 
 def demonstrated_advantages(
-    expert: ExpertBatch, value: Float[Array, "L S"], hyper: Hyper
+    expert: ExpertBatch, value: Float[Array, "L S"], ppo: PPOConfig
 ) -> tuple[Float[Array, "L S"], Bool[Array, "L S"]]:
     """Advantages of an expert's actions over the learner's own critic, and where they are known.
 
-    They are estimated as those of the learner's own actions are. What an episode's last action led to is not recorded:
-    unless it ended the agent's task, its advantage is not known, and the step before it bootstraps from its value. Nor
-    is that of an action in whose place noise put another one. Noise in later steps is part of what followed.
+    They are estimated as those of the learner's own actions are. The state after an episode's last action is not
+    recorded: unless the agent terminated there, that action's advantage is unknown, and the step before bootstraps from
+    its value. Unknown, too, is the advantage of an action that noise replaced. Noise in later steps counts as part of
+    what followed.
 
     Args:
         expert: whole episodes, without the axis of agents.
         value: the learner's estimates for their states.
-        hyper: discount and lambda.
+        ppo: discount and lambda.
     """
     assert expert.outcome is not None  # noqa: S101 - as whole episodes have it
     active, terminated, reward = expert.outcome.active, expert.outcome.terminated, expert.outcome.reward
     last = active & ~jnp.concatenate([active[1:], jnp.zeros_like(active[:1])])
     unknown = last & ~terminated
-    following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-    # With its value for reward, the last step has advantage 0, and adds nothing to those before it.
+    next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+    # With its value as reward the last step has advantage 0, and adds nothing to those before it.
     reward = jnp.where(unknown, value, reward)
-    following = jnp.where(unknown, 0.0, following)
-    estimate = functools.partial(generalised_advantages, discount=hyper.discount, gae_lambda=hyper.gae_lambda)
-    advantage: Any = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, value, following, terminated, last)
-    return advantage, active & ~unknown & expert.outcome.undisturbed
+    next_value = jnp.where(unknown, 0.0, next_value)
+    estimate = functools.partial(generalised_advantages, discount=ppo.discount, gae_lambda=ppo.gae_lambda)
+    advantage: Any = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, value, next_value, terminated, last)
+    return advantage, active & ~unknown & expert.outcome.executed

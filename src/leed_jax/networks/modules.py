@@ -1,4 +1,4 @@
-"""Networks, and what is common to all that are stacked over agents: groups that share them, and who is asked."""
+"""Layers, and operations on networks that are stacked over agents or over groups of agents."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,15 +40,15 @@ class MLP(nn.Module):
 
 
 class _ResettingGRU(nn.Module):
-    """A gated recurrent unit over time, which forgets everything where an episode starts."""
+    """A gated recurrent unit over time, whose hidden state is zero at the first step of an episode."""
 
     size: int
 
     @partial(nn.scan, variable_broadcast="params", split_rngs={"params": False}, in_axes=0, out_axes=0)
     @nn.compact
-    def __call__(self, memory: Float[Array, "*B H"], inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, start = inputs
-        return nn.GRUCell(self.size)(jnp.where(start[..., None], 0.0, memory), x)
+    def __call__(self, hidden: Float[Array, "*B H"], inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, is_first = inputs
+        return nn.GRUCell(self.size)(jnp.where(is_first[..., None], 0.0, hidden), x)
 
 
 class RecurrentMLP(nn.Module):
@@ -56,45 +56,48 @@ class RecurrentMLP(nn.Module):
 
     Attributes:
         hidden_sizes: widths of the hidden layers.
-        memory_size: width of the recurrent layer, `H`.
+        hidden_state_size: width of the recurrent layer, `H`.
         outputs: width of the last layer.
         output_scale: gain of the last layer's initial weights.
         activation: a key of `ACTIVATIONS`.
     """
 
     hidden_sizes: tuple[int, ...]
-    memory_size: int
+    hidden_state_size: int
     outputs: int
     output_scale: float
     activation: str
 
     @nn.compact
     def __call__(
-        self, memory: Float[Array, "*B H"], x: Float[Array, "L *B O"], start: Bool[Array, "L *B"]
+        self, hidden: Float[Array, "*B H"], x: Float[Array, "L *B O"], is_first: Bool[Array, "L *B"]
     ) -> tuple[Float[Array, "*B H"], Float[Array, "L *B N"]]:
         """Apply the network to sequences.
 
         Args:
-            memory: what it remembers at their beginning.
+            hidden: the hidden state before the sequences.
             x: observations.
-            start: where an episode starts; the memory is empty there.
+            is_first: which steps are the first of an episode.
+
+        Returns:
+            The hidden state after the sequences, and the outputs.
         """
         for size in self.hidden_sizes:
             x = nn.Dense(size, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x)
             x = ACTIVATIONS[self.activation](x)
-        memory, x = _ResettingGRU(self.memory_size)(memory, (x, start))
-        return memory, nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.output_scale))(x)
+        hidden, x = _ResettingGRU(self.hidden_state_size)(hidden, (x, is_first))
+        return hidden, nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(self.output_scale))(x)
 
 
 def init_stacked(init: Callable[[Array], Parameters], keys: Key[Array, "G"]) -> Parameters:
     """Draw networks with `init(key)`, stacked on a leading axis; the keys are consumed."""
-    # One after the other, also under a vmap over seeds: on CPU, batched QR decompositions, which orthogonal
-    # initialisation needs, wait for threads of the pool that they themselves keep busy, and now and then for ever.
+    # One after the other, also under a vmap over seeds: batched QR decompositions, which orthogonal initialisation
+    # needs, can deadlock on CPU, as they wait for threads of the pool that they occupy themselves.
     return jax.vmap(jax.custom_batching.sequential_vmap(init))(keys)
 
 
 def of_agents(stacked: Any, groups: Sequence[int]) -> Any:
-    """Each agent's own view of arrays that are stacked over groups.
+    """Gather each agent's arrays from arrays that are stacked over groups.
 
     Args:
         stacked: arrays with a leading axis over groups, `[G, ...]`.
@@ -111,7 +114,7 @@ def of_agents(stacked: Any, groups: Sequence[int]) -> Any:
 def mean_of_groups(per_agent: Any, groups: Sequence[int]) -> Any:
     """The mean over each group's agents, of gradients for instance: `[A, ...]` becomes `[G, ...]`.
 
-    So agents count alike in what they share, however many of their samples there are.
+    Every agent of a group has the same weight, however many of its samples are masked.
     """
     if tuple(groups) == tuple(range(len(groups))):
         return per_agent
@@ -124,14 +127,14 @@ def mean_of_groups(per_agent: Any, groups: Sequence[int]) -> Any:
     return jax.tree.map(mean, per_agent)
 
 
-def with_agent_id(observation: Float[Array, "*B A O"], axis: int = -2) -> Array:
-    """Append to each agent's observation who it is, one-hot.
+def with_agent_id(obs: Float[Array, "*B A O"], axis: int = -2) -> Array:
+    """Append to each agent's observation its one-hot index.
 
     Args:
-        observation: observations with the agents on `axis`.
+        obs: observations with the agents on `axis`.
         axis: which axis that is.
     """
-    moved = jnp.moveaxis(observation, axis, -2)
+    moved = jnp.moveaxis(obs, axis, -2)
     agents = moved.shape[-2]
     identity = jnp.broadcast_to(jnp.eye(agents), (*moved.shape[:-1], agents))
     return jnp.moveaxis(jnp.concatenate([moved, identity], axis=-1), -2, axis)

@@ -1,4 +1,4 @@
-"""Networks of agents that are learnt as values, how a team's value is mixed from theirs, and how they act on them."""
+"""Action values of agents, and the mixing of the team's value from them."""
 
 import dataclasses
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from leed_jax.environments import Environment
 from leed_jax.errors import ConfigurationError
+from leed_jax.networks.config import NetworkConfig
 from leed_jax.networks.modules import MLP, Parameters, init_stacked, of_agents, with_agent_id
 from leed_jax.objectives.q_learning import best_available, monotonic_mixing, sum_of_values
 
@@ -16,7 +18,7 @@ MIXERS = ("vdn", "qmix")
 
 @struct.dataclass
 class QParameters:
-    """Networks of the agents, stacked over groups; and qmix's hypernetworks, by name, of which vdn has none."""
+    """Networks of the agents, stacked over groups; and qmix's hypernetworks by name (vdn has none)."""
 
     agents: Parameters
     mixer: dict[str, Parameters]
@@ -30,67 +32,53 @@ class QNetwork:
         num_actions: the number of actions, `N`.
         observation_size: the length of an observation, `O`.
         num_agents: the number of agents, `A`.
-        hidden_sizes: widths of the hidden layers.
-        activation: a key of `leed_jax.networks.modules.ACTIVATIONS`.
-        groups: the number of each agent's group, from 0 on; agents of a group share one network. Empty for a network
-            for each.
-        agent_id: whether an agent is told who it is.
-
-    Raises:
-        ConfigurationError: the groups do not fit the agents.
+        network: layers, and which agents share networks. Feed-forward only.
     """
 
     num_actions: int
     observation_size: int
     num_agents: int
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
-    groups: tuple[int, ...] = ()
-    agent_id: bool = False
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
 
-    def __post_init__(self) -> None:
-        numbers = set(self.groups)
-        if self.groups and (len(self.groups) != self.num_agents or numbers != set(range(len(numbers)))):
-            raise ConfigurationError(
-                f"groups={list(self.groups)} does not number a group for each of {self.num_agents} agents, from 0 on "
-                "and without gaps."
-            )
+    @classmethod
+    def of(cls, environment: Environment, network: NetworkConfig) -> "QNetwork":
+        """Networks with the environment's sizes."""
+        return cls(environment.num_actions, environment.observation_size, environment.num_agents, network)
 
     @property
-    def agent_groups(self) -> tuple[int, ...]:
-        """The number of each agent's group."""
-        return self.groups or tuple(range(self.num_agents))
+    def groups(self) -> tuple[int, ...]:
+        """The number of each agent's group; the agents of a group share one network."""
+        return self.network.group_of_agents(self.num_agents)
 
     @property
     def _module(self) -> MLP:
-        return MLP(self.hidden_sizes, self.num_actions, 1.0, self.activation)
+        return MLP(self.network.hidden_sizes, self.num_actions, 1.0, self.network.activation)
 
     def init(self, key: PRNGKeyArray) -> Parameters:
         """Draw a network for each group, stacked; `key` is consumed."""
-        size = self.observation_size + self.num_agents * self.agent_id
-        keys = jax.random.split(key, max(self.agent_groups) + 1)
+        size = self.observation_size + self.num_agents * self.network.uses_agent_id(self.num_agents)
+        keys = jax.random.split(key, max(self.groups) + 1)
         return init_stacked(lambda k: self._module.init(k, jnp.zeros(size)), keys)
 
-    def values(self, parameters: Parameters, observation: Float[Array, "*B A O"]) -> Float[Array, "*B A N"]:
-        """Each agent's own value of each of its actions."""
-        if self.agent_id:
-            observation = with_agent_id(observation)
-        if not any(self.agent_groups):
-            # One network for all: a single large product of matrices, faster than one for each agent.
-            return jnp.asarray(self._module.apply(jax.tree.map(lambda x: x[0], parameters), observation))
-        own = of_agents(parameters, self.agent_groups)
-        return jnp.asarray(jax.vmap(self._module.apply, in_axes=(0, -2), out_axes=-2)(own, observation))
+    def values(self, parameters: Parameters, obs: Float[Array, "*B A O"]) -> Float[Array, "*B A N"]:
+        """Each agent's value of each of its actions."""
+        if self.network.uses_agent_id(self.num_agents):
+            obs = with_agent_id(obs)
+        if not any(self.groups):
+            # One network for all: a single large matrix product, faster than one for each agent.
+            return jnp.asarray(self._module.apply(jax.tree.map(lambda x: x[0], parameters), obs))
+        own = of_agents(parameters, self.groups)
+        return jnp.asarray(jax.vmap(self._module.apply, in_axes=(0, -2), out_axes=-2)(own, obs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixer:
-    """How the team's value comes from the agents' own.
+    """The mixing of the team's value from the agents' values.
 
     Attributes:
-        kind: vdn, as their sum; or qmix, as a monotonic function of them that depends on the state, which is all
-            agents' observations.
+        kind: vdn, their sum; or qmix, a monotonic function of them that depends on the global state.
         num_agents: the number of agents, `A`.
-        state_size: the length of the state, `S`.
+        state_size: the length of the global state, `S`: all observations, concatenated.
         size: width of qmix's mixing network, `M`.
 
     Raises:
@@ -108,11 +96,11 @@ class Mixer:
 
     @property
     def _hypernetworks(self) -> dict[str, MLP]:
-        """One for each argument of `monotonic_mixing`, with a hidden layer in all but the first bias's."""
+        """One for each argument of `monotonic_mixing`; all but that of the first bias have a hidden layer."""
         if self.kind == "vdn":
             return {}
-        # Weights of about 1 / sqrt(M) in both layers make the slopes start near 1, those of a sum. Much steeper ones
-        # let the first steps of learning throw the values far off, from where they hardly came back.
+        # Weights of about 1 / sqrt(M) in both layers make the slopes start near 1, as those of a sum. With much steeper
+        # ones the values diverged in the first updates, and hardly came back.
         scale, hidden = self.size**-0.5, (2 * self.size,)
         return {
             "first_weight": MLP(hidden, self.num_agents * self.size, scale, "relu"),
@@ -122,7 +110,7 @@ class Mixer:
         }
 
     def init(self, key: PRNGKeyArray) -> dict[str, Parameters]:
-        """Draw the hypernetworks, of which vdn has none; `key` is consumed."""
+        """Draw the hypernetworks; `key` is consumed."""
         modules = self._hypernetworks
         keys = jax.random.split(key, max(len(modules), 1))
 
@@ -135,38 +123,36 @@ class Mixer:
     def total(
         self, parameters: dict[str, Parameters], state: Float[Array, "B S"], value: Float[Array, "B A"]
     ) -> Float[Array, "B"]:
-        """The team's value in each state, from each agent's value of its own action."""
+        """The team's value in each state, from the value of each agent's action."""
         if self.kind == "vdn":
             return jax.vmap(sum_of_values)(value)
-        made = {name: jnp.asarray(m.apply(parameters[name], state)) for name, m in self._hypernetworks.items()}
+        weights = {name: jnp.asarray(m.apply(parameters[name], state)) for name, m in self._hypernetworks.items()}
         return jax.vmap(monotonic_mixing)(
             value,
-            made["first_weight"].reshape(-1, self.num_agents, self.size),
-            made["first_bias"],
-            made["second_weight"],
-            made["second_bias"][:, 0],
+            weights["first_weight"].reshape(-1, self.num_agents, self.size),
+            weights["first_bias"],
+            weights["second_weight"],
+            weights["second_bias"][:, 0],
         )
 
 
 def joint_values(
     mixer: Mixer,
     parameters: QParameters,
-    observation: Float[Array, "B A O"],
+    obs: Float[Array, "B A O"],
     value: Float[Array, "B A"],
     active: Bool[Array, "B A"],
 ) -> Float[Array, "B"]:
-    """The team's value, from each agent's value of its own action.
-
-    An agent that no longer takes part has nothing to gain or lose: its value counts as 0.
+    """The team's value, from the value of each agent's action; that of an inactive agent counts as 0.
 
     Args:
-        mixer: how they are put together; static.
-        parameters: its own and the agents'.
-        observation: what the agents see.
-        value: each agent's value of its own action.
-        active: whether each agent takes part.
+        mixer: how they are mixed; static.
+        parameters: of the mixer.
+        obs: observations of all agents.
+        value: the value of each agent's action.
+        active: which agents take part.
     """
-    state = observation.reshape(observation.shape[0], -1)
+    state = obs.reshape(obs.shape[0], -1)
     return mixer.total(parameters.mixer, state, jnp.where(active, value, 0.0))
 
 
