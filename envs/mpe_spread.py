@@ -144,14 +144,10 @@ class SimpleSpread:
         return jnp.concatenate(list(flat), axis=-1)
 
     def _time_step(self, state: SpreadState, reward: Float[Array, "A"]) -> TimeStep:
-        observation = self.observe(state)
         return TimeStep(
-            observation=observation,
-            final_observation=observation,
+            observation=self.observe(state),
             reward=reward,
-            terminated=jnp.zeros(self.num_agents, bool),
             truncated=state.step >= self.max_steps,
-            available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
         )
 
     # --- instructions -------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ class Steady:
         over = step >= length
         return TimeStep(
             observation=observation,
-            final_observation=observation,
             reward=reward,
             terminated=jnp.full(self.num_agents, over & self.terminates),
             truncated=over & (not self.terminates),
@@ -151,14 +150,10 @@ class Recall:
 
     def _time_step(self, state: Any, reward: Any) -> TimeStep:
         cue, step = state
-        observation = jnp.where(step == 0, jax.nn.one_hot(cue, 2), 0.0)
         return TimeStep(
-            observation=observation,
-            final_observation=observation,
+            observation=jnp.where(step == 0, jax.nn.one_hot(cue, 2), 0.0),
             reward=reward,
             terminated=jnp.full(self.num_agents, step >= self.max_steps),
-            truncated=jnp.zeros((), bool),
-            available_actions=jnp.ones((self.num_agents, 2), bool),
         )
 
 
@@ -215,13 +210,10 @@ class Told(Steady):
         return state, self._shown(state, state >= 0, jnp.full(2, state))
 
     def _shown(self, coin: Any, over: Any, reward: Any) -> TimeStep:
-        observation = jnp.array([[1.0], [0.0]]) * coin
         return TimeStep(
-            observation=observation,
-            final_observation=observation,
+            observation=jnp.array([[1.0], [0.0]]) * coin,
             reward=reward,
             terminated=jnp.full(2, over),
-            truncated=jnp.zeros((), bool),
             available_actions=self.available(0),
         )
 
@@ -285,14 +277,10 @@ class Line:
         return (command == 0) & (state.position == parameter)
 
     def _time_step(self, state: LineState, reward: Any) -> TimeStep:
-        observation = state.position[:, None].astype(jnp.float32)
         return TimeStep(
-            observation=observation,
-            final_observation=observation,
+            observation=state.position[:, None].astype(jnp.float32),
             reward=reward,
-            terminated=jnp.zeros(self.num_agents, bool),
             truncated=state.step >= self.max_steps,
-            available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
         )
 
 

@@ -1,17 +1,21 @@
 """The environment seam: the contract, and automatic resets."""
 
 import dataclasses
+import inspect
 import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Choice, Line, Masked, Nothing, OneByOne, Steady
+from own_environment import Meeting
+from probes import HYPER, Choice, Line, Masked, Nothing, OneByOne, Steady
 
-from leed_jax.environments import AutoReset, Environment, TimeStep
+from leed_jax import Policy, TrainSettings, init_state, make_train_chunk
+from leed_jax.environments import AutoReset, Environment, TimeStep, fill_defaults, reset_env, step_env
 from leed_jax.environments.contract import check_environment
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import EnvironmentContractError
@@ -52,7 +56,7 @@ class Altered(Steady):
         return 0
 
     def _time_step(self, state: Any, reward: Any) -> TimeStep:
-        time_step = super()._time_step(state, reward)
+        time_step = fill_defaults(self, super()._time_step(state, reward))
         if self.value is None:
             return time_step
         altered = jnp.asarray(self.value)
@@ -86,6 +90,11 @@ ALTERED = {
     "reset returns an episode that is over already": ("truncated", np.bool_(True), 0),
     "reset: reward must be zero": ("reward", np.ones(2, np.float32), 0),
     "reset: final_observation must equal observation": ("final_observation", np.zeros((2, 1), np.float32), 0),
+    "step 2: final_available_actions must equal available_actions": (
+        "final_available_actions",
+        np.array([[True, False], [True, True]]),
+        2,
+    ),
     "step 3: final_observation must equal observation": ("observation", np.zeros((2, 1), np.float32), 3),
 }
 
@@ -242,6 +251,38 @@ def test_auto_reset_shows_the_actions_of_the_new_episode() -> None:
     state, start = wrapped.reset(jax.random.key(0))
     _, end = wrapped.step(state, jnp.zeros(2, jnp.int32), jax.random.key(1))
     np.testing.assert_array_equal(end.available_actions, start.available_actions)
+    np.testing.assert_array_equal(start.final_available_actions, start.available_actions)
+    np.testing.assert_array_equal(end.final_available_actions, [[False, True, False]] * 2)
+
+
+def test_fields_that_an_environment_leaves_out_are_filled_in() -> None:
+    environment = Meeting()
+    state, bare = environment.reset(jax.random.key(0))
+    assert bare.terminated is bare.final_available_actions is None
+    assert not bare.episode_over()
+    filled = fill_defaults(environment, bare)
+    np.testing.assert_array_equal(filled.terminated, [False] * 2)
+    np.testing.assert_array_equal(filled.truncated, False)
+    np.testing.assert_array_equal(filled.available_actions, np.ones((2, 3), bool))
+    np.testing.assert_array_equal(filled.final_observation, bare.observation)
+    np.testing.assert_array_equal(filled.final_available_actions, filled.available_actions)
+    structure = jax.tree.structure(filled)
+    assert jax.tree.structure(reset_env(environment, jax.random.key(0))[1]) == structure
+    assert jax.tree.structure(step_env(environment, state, jnp.zeros(2, jnp.int32), jax.random.key(0))[1]) == structure
+
+
+def test_a_small_environment_of_ones_own_is_trained() -> None:
+    environment = Meeting()
+    source = Path(inspect.getfile(Meeting)).read_text().splitlines()
+    assert len(source) < 40
+    check_environment(environment)
+    policy = Policy.of(environment, hidden_sizes=(8,))
+    settings = TrainSettings(num_envs=4, rollout_steps=5, updates_per_chunk=2)
+    chunk = jax.jit(make_train_chunk(environment, policy, settings))
+    state = init_state(environment, policy, settings, jax.random.key(0))
+    for _ in range(2):
+        state, metrics = chunk(state, None, HYPER)
+    assert np.all(np.isfinite(metrics["return_per_agent"]))
 
 
 def test_auto_reset_is_stepping_by_hand() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from probes import Choice, Masked, OneByOne, Steady, Traced, at_step
 
+from leed_jax.environments import reset_env
 from leed_jax.errors import ConfigurationError
 from leed_jax.learning.q_learning import (
     QActors,
@@ -193,7 +194,7 @@ def test_a_chooser_that_is_not_greedy_explores() -> None:
 
 
 def actors_of(environment: Any, num_envs: int = 1) -> QActors:
-    state, first = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), num_envs))
+    state, first = jax.vmap(lambda key: reset_env(environment, key))(jax.random.split(jax.random.key(0), num_envs))
     active = jnp.ones((num_envs, environment.num_agents), bool)
     return QActors(state, first.observation, first.available_actions, active, jnp.zeros(active.shape))
 

@@ -53,14 +53,10 @@ class Walk:
         return state, self._time_step(state, -jnp.abs(state.position))
 
     def _time_step(self, state: WalkState, reward: jax.Array) -> TimeStep:
-        observation = state.position[:, None]
         return TimeStep(
-            observation=observation,
-            final_observation=observation,
+            observation=state.position[:, None],
             reward=reward,
-            terminated=jnp.zeros(self.num_agents, bool),
             truncated=state.step >= self.max_steps,
-            available_actions=jnp.ones((self.num_agents, self.num_actions), bool),
         )
 
 

@@ -1,6 +1,16 @@
-"""Environments: the protocol, time steps, wrappers, and the contract check. Knows nothing else of the package."""
+"""The environment protocol, time steps and wrappers; `contract` checks an environment against the protocol."""
 
-from leed_jax.environments.protocol import Action, Drawable, Environment, State, TimeStep, has_continuous_actions
+from leed_jax.environments.protocol import (
+    Action,
+    Drawable,
+    Environment,
+    State,
+    TimeStep,
+    fill_defaults,
+    has_continuous_actions,
+    reset_env,
+    step_env,
+)
 from leed_jax.environments.wrappers import AutoReset, Wrapper
 
 __all__ = [
@@ -11,5 +21,8 @@ __all__ = [
     "State",
     "TimeStep",
     "Wrapper",
+    "fill_defaults",
     "has_continuous_actions",
+    "reset_env",
+    "step_env",
 ]

@@ -1,5 +1,6 @@
 """The contract of `leed_jax.environments.protocol.Environment`, to be run on any environment, a user's own included."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from leed_jax.environments.actions import random_actions
-from leed_jax.environments.protocol import Environment, TimeStep, has_continuous_actions
+from leed_jax.environments.protocol import (
+    Environment,
+    TimeStep,
+    fill_defaults,
+    has_continuous_actions,
+    reset_env,
+    step_env,
+)
 from leed_jax.errors import EnvironmentContractError
 
 
@@ -28,7 +36,7 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
     """
     _check_static(environment)
     key = jax.random.key(seed)
-    reset, step = _compiled(environment.reset, "reset"), _compiled(environment.step, "step")
+    reset, step = _compiled(environment, "reset"), _compiled(environment, "step")
     state, time_step = reset(key)
     _check_shapes(environment, time_step, "reset")
     _require(not bool(time_step.episode_over()), "reset returns an episode that is over already")
@@ -46,9 +54,9 @@ def _require(condition: bool, message: str) -> None:
         raise EnvironmentContractError(message)
 
 
-def _compiled(function: Callable[..., Any], name: str) -> Callable[..., tuple[Any, TimeStep]]:
+def _compiled(environment: Environment, name: str) -> Callable[..., tuple[Any, TimeStep]]:
     """Jit `reset` or `step`, with an error of the contract where that cannot be done."""
-    jitted = jax.jit(function)
+    jitted = jax.jit(getattr(environment, name))
 
     def call(*arguments: Any) -> tuple[Any, TimeStep]:
         try:
@@ -58,7 +66,7 @@ def _compiled(function: Callable[..., Any], name: str) -> Callable[..., tuple[An
             raise EnvironmentContractError(f"{name} cannot be jitted: {reason}") from error
         is_pair = isinstance(result, tuple) and len(result) == 2  # noqa: PLR2004
         _require(is_pair and isinstance(result[1], TimeStep), f"{name} must return a state and a TimeStep")
-        return result
+        return result[0], fill_defaults(environment, result[1])
 
     return call
 
@@ -85,6 +93,7 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
         "terminated": ((agents,), jnp.bool_),
         "truncated": ((), jnp.bool_),
         "available_actions": ((agents, actions), jnp.bool_),
+        "final_available_actions": ((agents, actions), jnp.bool_),
     }
     for name, (shape, dtype) in expected.items():
         value = getattr(time_step, name)
@@ -100,13 +109,13 @@ def _check_transformed(environment: Environment, reset: Any, step: Any, key: Any
     keys = jax.random.split(key, 2)
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     state, time_step = reset(keys[0])
-    _require(_close((state, time_step), environment.reset(keys[0])), "reset gives another result under jit")
-    states, time_steps = jax.jit(jax.vmap(environment.reset))(keys)
+    _require(_close((state, time_step), reset_env(environment, keys[0])), "reset gives another result under jit")
+    states, time_steps = jax.jit(jax.vmap(lambda key: reset_env(environment, key)))(keys)
     _require(_close((state, time_step), first((states, time_steps))), "reset gives another result under vmap")
     actions = _first_available(environment, time_steps.available_actions)
     result = step(state, actions[0], key)
-    _require(_close(result, environment.step(state, actions[0], key)), "step gives another result under jit")
-    batch = jax.jit(jax.vmap(environment.step, in_axes=(0, 0, None)))(states, actions, key)
+    _require(_close(result, step_env(environment, state, actions[0], key)), "step gives another result under jit")
+    batch = jax.jit(jax.vmap(functools.partial(step_env, environment), in_axes=(0, 0, None)))(states, actions, key)
     _require(_close(result, first(batch)), "step gives another result under vmap")
 
 
@@ -117,10 +126,11 @@ def _first_available(environment: Environment, available: Any) -> Any:
 
 
 def _check_final_observation(time_step: TimeStep, where: str) -> None:
-    _require(
-        _same(time_step.observation, time_step.final_observation),
-        f"{where}: final_observation must equal observation; resetting is the work of AutoReset",
-    )
+    for name in ("observation", "available_actions"):
+        _require(
+            _same(getattr(time_step, name), getattr(time_step, f"final_{name}")),
+            f"{where}: final_{name} must equal {name}; AutoReset does the resetting",
+        )
 
 
 def _play(environment: Environment, reset: Any, step: Any, key: Any) -> None:

@@ -19,30 +19,34 @@ Action = Int[Array, "A"] | Float[Array, "A N"]
 
 @struct.dataclass
 class TimeStep:
-    """What the agents receive after a reset or a step.
+    """What an environment returns from a reset or a step.
+
+    Environments may leave out the fields with a default; `reset_env` and `step_env` fill them in.
 
     Attributes:
-        observation: what to act on next. After an automatic reset it belongs to the new episode.
-        final_observation: what the action led to, before any automatic reset; elsewhere equal to `observation`.
-            Values at a time limit are bootstrapped from it.
-        reward: one reward per agent for the action just taken; zero after a reset.
-        terminated: the agent's task has ended: nothing follows, and no value is bootstrapped. It stays so to the end of
-            the episode, and what the agent does and earns until then counts for nothing.
-        truncated: the episode was cut off, by a time limit for instance: the value of what follows still counts.
-        available_actions: which actions each agent may take next; with continuous actions, which components its actions
-            have. Agents with fewer actions than others, or shorter observations, are padded.
+        observation: the observation to act on next. After an automatic reset it belongs to the new episode.
+        reward: each agent's reward for the last action; zero after a reset.
+        terminated: which agents have terminated: no value is bootstrapped for them. An agent stays terminated until the
+            episode ends, and its actions and rewards until then are ignored. Default: none.
+        truncated: whether the episode was cut off, for example by a time limit; values are bootstrapped. Default: no.
+        available_actions: mask of the actions that each agent may take next; with continuous actions, of the components
+            that its actions have. Use it to pad agents with fewer actions than others. Default: all.
+        final_observation: the observation that the action led to, before an automatic reset. Default: `observation`.
+        final_available_actions: the same for the available actions. Default: `available_actions`.
     """
 
     observation: Float[Array, "A O"]
-    final_observation: Float[Array, "A O"]
     reward: Float[Array, "A"]
-    terminated: Bool[Array, "A"]
-    truncated: Bool[Array, ""]
-    available_actions: Bool[Array, "A N"]
+    terminated: Bool[Array, "A"] = struct.field(default=None)
+    truncated: Bool[Array, ""] = struct.field(default=None)
+    available_actions: Bool[Array, "A N"] = struct.field(default=None)
+    final_observation: Float[Array, "A O"] = struct.field(default=None)
+    final_available_actions: Bool[Array, "A N"] = struct.field(default=None)
 
     def episode_over(self) -> Bool[Array, ""]:
-        """Whether the episode is over: cut off, or every agent terminated."""
-        return self.truncated | jnp.all(self.terminated)
+        """Whether the episode is over: truncated, or every agent terminated."""
+        truncated = jnp.zeros((), bool) if self.truncated is None else self.truncated
+        return truncated if self.terminated is None else truncated | jnp.all(self.terminated)
 
 
 @runtime_checkable
@@ -96,6 +100,35 @@ class Environment(Protocol[State]):
 def has_continuous_actions(environment: Environment) -> bool:
     """Whether actions are vectors of real numbers."""
     return bool(getattr(environment, "continuous", False))
+
+
+def reset_env(environment: Environment, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+    """Call `environment.reset`, with every field of the time step filled in."""
+    state, time_step = environment.reset(key)
+    return state, fill_defaults(environment, time_step)
+
+
+def step_env(environment: Environment, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+    """Call `environment.step`, with every field of the time step filled in."""
+    state, time_step = environment.step(state, action, key)
+    return state, fill_defaults(environment, time_step)
+
+
+def fill_defaults(environment: Environment, time_step: TimeStep) -> TimeStep:
+    """The time step with its defaults in place of the fields that the environment left out."""
+
+    def default(value: Any, otherwise: Any) -> Any:
+        return otherwise if value is None else value
+
+    agents, actions = environment.num_agents, environment.num_actions
+    available = default(time_step.available_actions, jnp.ones((agents, actions), bool))
+    return time_step.replace(  # type: ignore[attr-defined]
+        terminated=default(time_step.terminated, jnp.zeros(agents, bool)),
+        truncated=default(time_step.truncated, jnp.zeros((), bool)),
+        available_actions=available,
+        final_observation=default(time_step.final_observation, time_step.observation),
+        final_available_actions=default(time_step.final_available_actions, available),
+    )
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from leed_jax.environments.protocol import Action, Environment, TimeStep, has_continuous_actions
+from leed_jax.environments.protocol import Action, Environment, TimeStep, has_continuous_actions, reset_env, step_env
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +55,29 @@ class Wrapper:
 
 
 class AutoReset(Wrapper):
-    """Starts a new episode in the step that ends one, so that a scan never meets a finished episode.
+    """Starts a new episode in the step that ends one.
 
-    The step that ends an episode returns the last reward, `terminated` and `truncated`, and `final_observation` of the
-    old episode, with `observation` and `available_actions` of the new one.
+    The step that ends an episode returns `reward`, `terminated`, `truncated`, `final_observation` and
+    `final_available_actions` of the old episode, with `observation` and `available_actions` of the new one.
     """
 
+    def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
+        """Start an episode; `key` is consumed."""
+        return reset_env(self.environment, key)
+
     def step(self, state: Any, action: Action, key: PRNGKeyArray) -> tuple[Any, TimeStep]:
-        """Take one action per agent and, where that ends the episode, start the next; `key` is consumed."""
+        """Take one action per agent and, if that ends the episode, start the next one; `key` is consumed."""
         step_key, reset_key = jax.random.split(key)
-        state, time_step = self.environment.step(state, action, step_key)
-        fresh_state, fresh = self.environment.reset(reset_key)
-        over = time_step.episode_over()
+        state, time_step = step_env(self.environment, state, action, step_key)
+        new_state, new = reset_env(self.environment, reset_key)
+        done = time_step.episode_over()
 
         def choose(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(over, a, b), new, old)
+            return jax.tree.map(lambda a, b: jnp.where(done, a, b), new, old)
 
         time_step = dataclasses.replace(
             time_step,
-            observation=choose(fresh.observation, time_step.observation),
-            available_actions=choose(fresh.available_actions, time_step.available_actions),
+            observation=choose(new.observation, time_step.observation),
+            available_actions=choose(new.available_actions, time_step.available_actions),
         )
-        return choose(fresh_state, state), time_step
+        return choose(new_state, state), time_step

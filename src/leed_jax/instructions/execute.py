@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from leed_jax.environments import reset_env, step_env
 from leed_jax.instructions.plan import Plan
 from leed_jax.instructions.vocabulary import InstructedEnvironment
 
@@ -110,7 +111,7 @@ def observe_execution(
         What `observe` returned, stacked on a leading axis `T`; steps that are not active are to be ignored.
     """
     own_key, step_key = jax.random.split(key)
-    state, time_step = environment.reset(own_key if reset_key is None else reset_key)
+    state, time_step = reset_env(environment, own_key if reset_key is None else reset_key)
 
     def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         state, time_step, counter, active = carry
@@ -118,7 +119,7 @@ def observe_execution(
         command, parameter = current_instruction(plan, counter)
         action = environment.act(state, command, parameter)
         taken = _disturb(action, time_step.available_actions, noise, noise_key)
-        next_state, next_step = environment.step(state, taken, step_key)
+        next_state, next_step = step_env(environment, state, taken, step_key)
         done = environment.achieved(next_state, command, parameter)
         following = jnp.minimum(counter + done, plan.length - 1)
         step = Trajectory(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from leed_jax.environments import Drawable, Environment
+from leed_jax.environments import Drawable, Environment, reset_env, step_env
 from leed_jax.environments.actions import executable
 from leed_jax.learning.episodes import Chooser
 
@@ -76,14 +76,14 @@ def _play(
     environment: Environment, chooser: Chooser, key: PRNGKeyArray, episodes: int
 ) -> Iterator[list[NumberedState]]:
     """The states of each episode, and no further episode when the time is up."""
-    reset = jax.jit(environment.reset)
+    reset = jax.jit(lambda key: reset_env(environment, key))
 
     @jax.jit
     def advance(state: Any, time_step: Any, memory: Any, key: PRNGKeyArray) -> Any:
         action_key, step_key = jax.random.split(key)
         seen = (time_step.observation[None], time_step.available_actions[None])
         memory, action = chooser.choose(action_key, memory, *seen)
-        return *environment.step(state, executable(environment, action[0]), step_key), memory
+        return *step_env(environment, state, executable(environment, action[0]), step_key), memory
 
     deadline = time.monotonic() + BUDGET_S
     for episode_key in jax.random.split(key, episodes):
