@@ -28,7 +28,7 @@ from rich.console import Console
 from leed_jax.cli.run import compose_config
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.learning.episodes import play as play_ours
-from leed_jax.learning.episodes import random_chooser
+from leed_jax.learning.episodes import random_actor
 from leed_jax.training.runner import start_run
 
 TASK = "MPE_simple_spread_v3"
@@ -205,7 +205,7 @@ def random_theirs(episodes: int) -> Result:
 def random_ours(episodes: int) -> Result:
     """Random actions in our environment."""
     environment = SimpleSpread()
-    returns, _ = play_ours(environment, random_chooser(environment), jax.random.key(0), episodes)
+    returns, _ = play_ours(environment, random_actor(environment), jax.random.key(0), episodes)
     return Result(None, float(returns.mean()), None)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from leed_jax.config import GenerateConfig
+from leed_jax.config import GenerationConfig
 from leed_jax.llm import ChatRequest, Reply, Usage
 
 FAR = [["Walk", "mark_3", "agent_0"], ["Walk", "mark_3", "agent_1"]]
@@ -15,7 +15,7 @@ UNEQUAL = [["Walk", "mark_4", "agent_0"], ["Walk", "mark_1", "agent_1"]]
 # Walking to mark n from mark 0 earns 1 + 2 + ... + n and then n for the rest of the eight steps.
 RETURN = {1: 8.0, 2: 15.0, 3: 21.0, 4: 26.0}
 
-SMALL = GenerateConfig(
+SMALL = GenerationConfig(
     rounds=2,
     candidates=2,
     max_instructions=2,

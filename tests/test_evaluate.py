@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from probes import Choice, Line, Masked, Steady
 
-from leed_jax.learning.episodes import forgetful, play, policy_chooser, random_chooser
+from leed_jax.learning.episodes import play, policy_actor, random_actor, stateless_actor
 from leed_jax.networks.policy import Policy
 
 
 def test_returns_are_those_of_the_probe() -> None:
     environment = Steady(max_steps=4, terminates=False)
-    returns, states = play(environment, random_chooser(environment), jax.random.key(0), 3)
+    returns, states = play(environment, random_actor(environment), jax.random.key(0), 3)
     np.testing.assert_array_equal(returns, [[4, 8]] * 3)
     np.testing.assert_array_equal(states[0], np.tile(np.arange(4)[:, None], 3))
 
@@ -22,7 +22,7 @@ def test_returns_are_those_of_the_probe() -> None:
 def test_nothing_counts_after_an_episodes_end() -> None:
     for terminates in (True, False):
         environment = Steady(max_steps=5, terminates=terminates, random_length=True)
-        returns, (_, length) = play(environment, random_chooser(environment), jax.random.key(0), 40)
+        returns, (_, length) = play(environment, random_actor(environment), jax.random.key(0), 40)
         assert set(length[0].tolist()) == {1, 2, 3, 4, 5}
         np.testing.assert_array_equal(returns, np.outer(length[0], [1, 2]))
 
@@ -33,7 +33,7 @@ def test_a_chooser_acts_on_what_it_sees() -> None:
     def towards_three(key: Any, observation: Any, available: Any) -> Any:
         return jnp.where(observation[..., 0] < 3, 3, 0).astype(jnp.int32)
 
-    returns, states = play(line, forgetful(towards_three), jax.random.key(0), 2)
+    returns, states = play(line, stateless_actor(towards_three), jax.random.key(0), 2)
     np.testing.assert_array_equal(states.position[:, 0, 0], [0, 1, 2, 3, 2, 3])
     np.testing.assert_array_equal(returns, np.full((2, 2), 1 + 2 + 3 + 2 + 3 + 2))
 
@@ -50,19 +50,19 @@ def test_greedy_takes_the_most_probable_action_and_a_sample_each_by_its_share() 
     environment = Choice(num_agents=2, max_steps=10)
     policy, parameters = with_probabilities(environment, [0.3, 0.6, 0.1])
     run = functools.partial(play, environment, key=jax.random.key(0), num_episodes=200)
-    greedy, _ = run(chooser=policy_chooser(policy, parameters))
+    greedy, _ = run(actor=policy_actor(policy, parameters))
     np.testing.assert_array_equal(greedy, [[10, 0]] * 200)
-    sampled, _ = run(chooser=policy_chooser(policy, parameters, greedy=False))
+    sampled, _ = run(actor=policy_actor(policy, parameters, greedy=False))
     np.testing.assert_allclose(np.mean(sampled, axis=0), [6, 1], atol=0.3)
 
 
 def test_random_actions_are_uniform_over_the_available_ones() -> None:
     environment = Choice(num_agents=2, max_steps=10)
-    chooser = random_chooser(environment)
-    returns, _ = play(environment, chooser, jax.random.key(0), 300)
+    actor = random_actor(environment)
+    returns, _ = play(environment, actor, jax.random.key(0), 300)
     np.testing.assert_allclose(np.mean(returns, axis=0), [10 / 3, 10 / 3], atol=0.3)
     available = jnp.array([[[True, False, True], [False, True, False]]] * 500)
-    _, action = chooser.choose(jax.random.key(0), chooser.start(500), jnp.zeros((500, 2, 1)), available)
+    _, action = actor.choose(jax.random.key(0), actor.start(500), jnp.zeros((500, 2, 1)), available)
     assert set(np.unique(action[:, 0]).tolist()) == {0, 2}
     np.testing.assert_array_equal(action[:, 1], np.ones(500))
 
@@ -71,7 +71,7 @@ def test_a_policy_takes_only_available_actions() -> None:
     environment = Masked()
     policy, parameters = with_probabilities(environment, [0.1, 0.1, 0.8])
     for greedy in (True, False):
-        chooser = policy_chooser(policy, parameters, greedy)
+        actor = policy_actor(policy, parameters, greedy)
         mask = jnp.tile(jnp.array([True, False, False]), (5, 2, 1))
-        _, action = chooser.choose(jax.random.key(0), chooser.start(5), jnp.ones((5, 2, 1)), mask)
+        _, action = actor.choose(jax.random.key(0), actor.start(5), jnp.ones((5, 2, 1)), mask)
         np.testing.assert_array_equal(action, np.zeros((5, 2)))

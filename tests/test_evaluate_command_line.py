@@ -75,7 +75,7 @@ def test_other_episodes_give_what_those_episodes_hold(finished: Any, tmp_path: P
     found = evaluated(finished, tmp_path, "--episodes", "300", "--seed", "11")
     setup = prepare(finished_config(finished))
     first = jax.tree.map(lambda x: x[0], finished.state.parameters)
-    returns, _ = play(setup.environment, setup.algorithm.chooser(first, True), jax.random.key(11), 300)
+    returns, _ = play(setup.environment, setup.algorithm.actor(first, True), jax.random.key(11), 300)
     np.testing.assert_allclose(found["greedy"]["return_of_agents"][0], np.mean(returns, axis=0), rtol=1e-4)
     teams = np.mean(returns, axis=1)
     error = np.std(teams, ddof=1) / np.sqrt(300)

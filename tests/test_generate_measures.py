@@ -19,7 +19,7 @@ from leed_jax.instructions import (
     measures_of,
     offering,
 )
-from leed_jax.learning.episodes import forgetful, measured_play, play, random_chooser
+from leed_jax.learning.episodes import measured_play, play, random_actor, stateless_actor
 
 STILL = MeasuredLine(scattered=False)
 NEVER = STILL.max_steps
@@ -47,7 +47,7 @@ def test_a_policy_that_does_the_same_has_the_same_figures() -> None:
     def choose(key, observation, available):
         return jnp.broadcast_to(jnp.array([3, 11]), available.shape[:2]).astype(jnp.int32)
 
-    returns, measures = measured_play(STILL, forgetful(choose), jax.random.key(0), 2)
+    returns, measures = measured_play(STILL, stateless_actor(choose), jax.random.key(0), 2)
     done = execution_of(STILL, ("Walk", "mark_3", "agent_0"), ("Stay", "forever", "agent_1"))
     np.testing.assert_array_equal(returns, [done.returns] * 2)
     for name, values in measures.items():
@@ -84,10 +84,10 @@ def test_without_measures_there_are_none() -> None:
     assert measures_of(Line()) == ()
     assert execution_of(Line(), ("Stay", "forever", "agent_0"), ("Stay", "forever", "agent_1")).measures == {}
     environment = Choice(max_steps=3)
-    chooser = random_chooser(environment)
-    returns, measures = measured_play(environment, chooser, jax.random.key(0), 4)
+    actor = random_actor(environment)
+    returns, measures = measured_play(environment, actor, jax.random.key(0), 4)
     assert measures == {}
-    np.testing.assert_array_equal(returns, play(environment, chooser, jax.random.key(0), 4)[0])
+    np.testing.assert_array_equal(returns, play(environment, actor, jax.random.key(0), 4)[0])
     assert measure_lines(Line(), {}) == []
 
 
@@ -113,7 +113,7 @@ def test_given_initial_states_are_used() -> None:
     def stand(key, observation, available):
         return jnp.full(available.shape[:2], 11, jnp.int32)
 
-    returns, measures = measured_play(environment, forgetful(stand), jax.random.key(9), 6, keys)
+    returns, measures = measured_play(environment, stateless_actor(stand), jax.random.key(9), 6, keys)
     starts = jax.vmap(environment.reset)(keys)[0].position
     assert len({tuple(start) for start in starts.tolist()}) > 2
     np.testing.assert_array_equal(returns, starts)

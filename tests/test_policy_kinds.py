@@ -16,7 +16,7 @@ from leed_jax.environments import AutoReset
 from leed_jax.environments.contract import check_environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import Trajectory, compile_triples, stack_plans
-from leed_jax.learning.episodes import play, policy_chooser
+from leed_jax.learning.episodes import play, policy_actor
 from leed_jax.learning.experts import Experts, expert_episodes, expert_samples
 from leed_jax.learning.ppo import TrainSettings, init_state, make_train_chunk
 from leed_jax.learning.rollout import act_all, collect, start_actors, value_all
@@ -40,7 +40,7 @@ def learn(
 
 def greedy(environment: Any, policy: Policy, state: Any, episodes: int = 200) -> np.ndarray:
     """Each agent's mean return."""
-    returns, _ = play(environment, policy_chooser(policy, state.parameters), jax.random.key(7), episodes)
+    returns, _ = play(environment, policy_actor(policy, state.parameters), jax.random.key(7), episodes)
     return np.mean(returns, axis=0)
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_run import DrawnWalk, Walk
 
-from leed_jax.learning.episodes import random_chooser
+from leed_jax.learning.episodes import random_actor
 from leed_jax.report import animation
 from leed_jax.report.animation import draw_episodes
 from leed_jax.report.curve import curves, draw_learning_curve
@@ -59,7 +59,7 @@ def test_an_animation_shows_every_state_of_a_few_episodes(tmp_path, monkeypatch)
     # On a busy machine there may be fewer.
     monkeypatch.setattr(animation, "BUDGET_S", 1e9)
     monkeypatch.setattr(DrawnWalk, "draw", lambda self, axes, state: (frames.append(state), draw(self, axes, state)))
-    assert draw_episodes(tmp_path / "a.gif", DrawnWalk(), random_chooser(DrawnWalk()), jax.random.key(0))
+    assert draw_episodes(tmp_path / "a.gif", DrawnWalk(), random_actor(DrawnWalk()), jax.random.key(0))
     assert len(frames) == animation.MAX_EPISODES * (DrawnWalk().max_steps + 1)
     assert [int(state.step) for state in frames[:6]] == [0, 1, 2, 3, 4, 0]
     with Image.open(tmp_path / "a.gif") as image:
@@ -71,10 +71,10 @@ def test_a_long_episode_is_drawn_in_few_frames(tmp_path, monkeypatch):
     monkeypatch.setattr(DrawnWalk, "draw", lambda self, axes, state: frames.append(int(state.step)))
     monkeypatch.setattr(animation, "MAX_FRAMES", 10)
     environment = dataclasses.replace(DrawnWalk(), max_steps=95)
-    assert draw_episodes(tmp_path / "a.gif", environment, random_chooser(environment), jax.random.key(0))
+    assert draw_episodes(tmp_path / "a.gif", environment, random_actor(environment), jax.random.key(0))
     assert frames == list(range(0, 96, 10))
 
 
 def test_what_cannot_be_drawn_is_left_out(tmp_path):
-    assert not draw_episodes(tmp_path / "a.gif", Walk(), random_chooser(Walk()), jax.random.key(0))
+    assert not draw_episodes(tmp_path / "a.gif", Walk(), random_actor(Walk()), jax.random.key(0))
     assert not (tmp_path / "a.gif").exists()

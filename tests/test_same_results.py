@@ -61,7 +61,7 @@ def trained(case: str) -> dict[str, np.ndarray]:
     for _ in range(CHUNKS):
         state, metrics = program.step(state)
     leaves = {f"parameters {i:02}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state.parameters))}
-    return {**leaves, "returns": np.asarray(metrics["return_per_agent"])}
+    return {**leaves, "returns": np.asarray(metrics["return_of_agents"])}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,7 @@ from leed_jax.learning.q_learning import (
     _targets,
     init_q_state,
     make_q_chunk,
-    q_chooser,
+    q_actor,
 )
 from leed_jax.learning.replay_buffer import add_round, empty_buffer, sample_items
 from leed_jax.networks.values import Mixer, QNetwork, QParameters, explore, joint_values
@@ -143,19 +143,19 @@ def test_a_monotonic_function_tells_what_no_sum_can() -> None:
 @pytest.mark.parametrize("mixer", ["vdn", "qmix"])
 def test_agents_find_the_best_joint_action_each_on_its_own(mixer: str) -> None:
     network, _, _, _ = learner(GAME, mixer)
-    chooser = q_chooser(network, learn(GAME, mixer)[0].parameters)
+    actor = q_actor(network, learn(GAME, mixer)[0].parameters)
     available = jnp.ones((5, 2, 3), bool)
-    memory, action = chooser.choose(jax.random.key(0), chooser.start(5), jnp.ones((5, 2, 1)), available)
+    memory, action = actor.choose(jax.random.key(0), actor.start(5), jnp.ones((5, 2, 1)), available)
     assert memory == ()
     np.testing.assert_array_equal(action, [[1, 2]] * 5)
-    _, second = chooser.choose(jax.random.key(0), (), jnp.ones((5, 2, 1)), available.at[:, 1, 2].set(False))
+    _, second = actor.choose(jax.random.key(0), (), jnp.ones((5, 2, 1)), available.at[:, 1, 2].set(False))
     assert np.all(np.asarray(second)[:, 1] < 2)
 
 
 def test_agents_that_share_a_network_learn_what_is_their_own() -> None:
     network, _, _, _ = learner(CHOICE, "vdn")
     state, metrics = learn(CHOICE, "vdn")
-    _, action = q_chooser(network, state.parameters).choose(
+    _, action = q_actor(network, state.parameters).choose(
         jax.random.key(0), (), jnp.ones((1, 3, 1)), jnp.ones((1, 3, 3), bool)
     )
     np.testing.assert_array_equal(action[0], CHOICE.best_action())
@@ -187,8 +187,8 @@ def test_a_chooser_that_is_not_greedy_explores() -> None:
     network = QNetwork(num_actions=4, observation_size=1, num_agents=2, hidden_sizes=())
     parameters = QParameters(drawn(network.init), {})
     seen = (jnp.ones((4000, 2, 1)), jnp.ones((4000, 2, 4), bool))
-    _, greedy = q_chooser(network, parameters).choose(jax.random.key(1), (), *seen)
-    _, sampled = q_chooser(network, parameters, False, 0.4).choose(jax.random.key(1), (), *seen)
+    _, greedy = q_actor(network, parameters).choose(jax.random.key(1), (), *seen)
+    _, sampled = q_actor(network, parameters, False, 0.4).choose(jax.random.key(1), (), *seen)
     assert len(np.unique(greedy, axis=0)) == 1
     np.testing.assert_allclose(np.mean(greedy != sampled), 0.4 * 3 / 4, atol=0.03)
 

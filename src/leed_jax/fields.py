@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leed_jax.errors import ConfigurationError
 
 
-def choice(default: str, choices: Iterable[str]) -> Any:
+def choice(default: str | None, choices: Iterable[str]) -> Any:
     """A field that takes one of some words."""
     return dataclasses.field(default=default, metadata={"choices": tuple(choices)})
 
@@ -48,7 +48,7 @@ def check_fields(settings: Any, prefix: str = "") -> None:
             raise ConfigurationError(f"{prefix}{field.name}={value}: must {problem}.")
 
 
-def _problem(value: Any, limits: typing.Mapping[str, Any], nullable: bool) -> str | None:
+def _problem(value: Any, limits: Mapping[str, Any], nullable: bool) -> str | None:
     """What a value must do that it does not do; None if it is right."""
     or_null = ", or null" if nullable else ""
     if value is None and nullable:

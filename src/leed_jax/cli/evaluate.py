@@ -19,7 +19,7 @@ from leed_jax.cli.common import exit_printing
 from leed_jax.config import Config, check_config
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import write_whole
-from leed_jax.learning.episodes import Chooser, measured_play, random_chooser
+from leed_jax.learning.episodes import Actor, measured_play, random_actor
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.directory import CHECKPOINTS, read_config
 from leed_jax.report.metrics import plain
@@ -113,10 +113,10 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
         setup = prepare(config)
         chunk, state = _restore(path, setup, checkpoint)
         figures = {
-            name: _figures(setup, lambda parameters, greedy=greedy: setup.algorithm.chooser(parameters, greedy), state)
+            name: _figures(setup, lambda parameters, greedy=greedy: setup.algorithm.actor(parameters, greedy), state)
             for name, greedy in (("greedy", True), ("stochastic", False))
         }
-        figures["random"] = _figures(setup, lambda _: random_chooser(setup.environment), None)
+        figures["random"] = _figures(setup, lambda _: random_actor(setup.environment), None)
     if setup.demonstrations is not None:
         key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 2)
         returns = np.asarray(setup.demonstrations.returns(key, config.evaluation.episodes))
@@ -160,8 +160,8 @@ def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
     @jax.jit
     def score(parameters: Any) -> Any:
         def one(parameters: Any) -> Any:
-            chooser: Chooser = chooser_of(parameters)
-            return measured_play(setup.environment, chooser, jax.random.key(evaluation.seed), evaluation.episodes)
+            actor: Actor = chooser_of(parameters)
+            return measured_play(setup.environment, actor, jax.random.key(evaluation.seed), evaluation.episodes)
 
         if parameters is None:
             return jax.tree.map(lambda x: x[None], one(None))

@@ -1,6 +1,6 @@
 """The configuration of a command: dataclasses, checked as a whole before any time is spent.
 
-Build a `RunConfig` in Python, or from a nested dictionary with `from_dictionary`; the command line builds the same thing.
+Build a `RunConfig` in Python, or from a nested dictionary with `from_dictionary`; the command line does the same.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from leed_jax.config.schema import (
     LLMConfig,
     RunConfig,
     Settings,
+    unread_sections,
 )
 from leed_jax.errors import ConfigurationError
 from leed_jax.learning.config import ALGORITHMS, IMITATING, VALUE_BASED  # noqa: F401
@@ -45,12 +46,13 @@ __all__ = [
     "from_node",
     "make_environment",
     "to_dictionary",
+    "unread_sections",
 ]
 
 AnyConfig = TypeVar("AnyConfig", RunConfig, GenerateConfig)
 
 
-def from_dictionary(values: Mapping[str, Any], kind: type[AnyConfig] = RunConfig) -> AnyConfig:
+def from_dictionary(values: Mapping[str, Any], kind: type[AnyConfig] = RunConfig) -> AnyConfig:  # type: ignore[assignment]
     """Build a configuration from nested plain values, with type checks.
 
     Args:
@@ -67,7 +69,7 @@ def from_dictionary(values: Mapping[str, Any], kind: type[AnyConfig] = RunConfig
     return from_node(merged, kind)
 
 
-def from_node(node: Any, kind: type[AnyConfig] = RunConfig) -> AnyConfig:
+def from_node(node: Any, kind: type[AnyConfig] = RunConfig) -> AnyConfig:  # type: ignore[assignment]
     """Turn OmegaConf's typed node into the dataclass, and check it.
 
     Raises:

@@ -30,7 +30,7 @@ _TUNED = "tuned"
 _SECTIONS = [option.key for option in options(RunConfig) if option.section]
 
 
-def compose_config(arguments: Sequence[str], kind: type[AnyConfig] = RunConfig) -> AnyConfig:
+def compose_config(arguments: Sequence[str], kind: type[AnyConfig] = RunConfig) -> AnyConfig:  # type: ignore[assignment]
     """Build the configuration that command line settings describe.
 
     Args:
@@ -40,7 +40,9 @@ def compose_config(arguments: Sequence[str], kind: type[AnyConfig] = RunConfig) 
     Raises:
         ConfigurationError: a key is unknown, a value of the wrong type or out of range, or there is no such experiment.
     """
-    experiment, provider, overrides = "", [], []
+    experiment = ""
+    provider: list[str] = []
+    overrides: list[str] = []
     for argument in arguments:
         key, value = split_setting(argument)
         if key == "experiment":
@@ -53,13 +55,15 @@ def compose_config(arguments: Sequence[str], kind: type[AnyConfig] = RunConfig) 
     store.store(name=_SCHEMA, node=kind())
     for name in PROVIDERS:
         store.store(group="llm", name=name, node={"provider": name})
-    choice, tuned = _register_experiment(store, experiment, kind)
+    chosen: list[str]
+    tuned: set[str]
+    chosen, tuned = _register_experiment(store, experiment, kind)
     try:
         with initialize(version_base="1.3", config_path=None):
-            node: Any = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
+            node: Any = compose(_SCHEMA, overrides=[*chosen, *provider, *overrides])
             if kind is RunConfig and (whose := node.settings_of or node.algorithm) in tuned:
-                choice.append(f"+{_TUNED}={whose}")
-                node = compose(_SCHEMA, overrides=[*choice, *provider, *overrides])
+                chosen.append(f"+{_TUNED}={whose}")
+                node = compose(_SCHEMA, overrides=[*chosen, *provider, *overrides])
     except HydraException as error:
         raise ConfigurationError(_hydra_message(error, experiment)) from None
     except OmegaConfBaseException as error:
@@ -180,9 +184,7 @@ def _register_experiment(store: ConfigStore, experiment: str, kind: type) -> tup
     return _store_experiment(store, _USER_EXPERIMENT, text, str(path), kind)
 
 
-def _store_experiment(
-    store: ConfigStore, name: str, text: str, where: str, kind: type
-) -> tuple[list[str], set[str]]:
+def _store_experiment(store: ConfigStore, name: str, text: str, where: str, kind: type) -> tuple[list[str], set[str]]:
     """Register one experiment's settings, and those that it has for single algorithms under `algorithms`."""
     values = read_mapping(text, f"experiment file {where}")
     tuned: Any = values.pop("algorithms", OmegaConf.create({}))

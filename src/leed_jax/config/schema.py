@@ -173,7 +173,7 @@ class GenerateConfig:
         env: env.name, as package.module:Class, and the fields of that class.
         experiment: the experiment that the settings start from.
         seed: seed of everything random.
-        demonstrations: with llm=replay, the set whose recorded replies are used; and how recorded episodes are executed.
+        demonstrations: the set whose recorded replies llm=replay uses; and how recorded episodes are executed.
         llm: the language model.
         generate: the generation loop.
     """
@@ -244,17 +244,22 @@ class RunConfig:
         """The settings of the algorithm, with schedules over `total_updates`."""
         return Hparams(float(total_updates), self.ppo, self.expert, self.q_learning)
 
-    def unread_sections(self) -> frozenset[str]:
-        """The sections that this algorithm does not learn from; they are not recorded, and not compared.
 
-        Demonstrations are among them where nothing is imitated, though such a run reports their return.
-        """
-        unread = {"ppo"} if self.algorithm in VALUE_BASED else {"q_learning"}
-        if not self.imitates:
-            unread |= {"expert", "demonstrations"}
-        if not self.generate.refresh_every:
-            unread |= {"llm", "generate"}
-        return frozenset(unread)
+def unread_sections(algorithm: str, refresh_every: int) -> frozenset[str]:
+    """The sections that an algorithm does not learn from: runs that differ in them alone are alike.
+
+    Demonstrations are among them where nothing is imitated, though such a run reports their return.
+
+    Args:
+        algorithm: one of `ALGORITHMS`.
+        refresh_every: updates after which a model is asked for better plans; 0 for never.
+    """
+    unread = {"ppo"} if algorithm in VALUE_BASED else {"q_learning"}
+    if algorithm not in IMITATING:
+        unread |= {"expert", "demonstrations"}
+    if not refresh_every:
+        unread |= {"llm", "generate"}
+    return frozenset(unread)
 
 
 Settings = RunConfig | GenerateConfig

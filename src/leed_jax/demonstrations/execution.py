@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from leed_jax.config.check import LABELS
+from leed_jax.config.schema import LABELS
 from leed_jax.environments import Environment
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import InstructedEnvironment, Plan, PrimitiveInstructions, Trajectory, execute

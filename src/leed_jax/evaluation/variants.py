@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from leed_jax.config import Config, idle_sections
+from leed_jax.config import Config, unread_sections
 from leed_jax.config.options import options
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.evaluation.runs import Run
@@ -107,7 +107,7 @@ def trained_with(run: Run) -> dict[str, Any]:
     known = {option.key: option.default for option in options(Config) if not option.section and option.key != "env"}
     refresh_every = run.settings.get("generate.refresh_every", known["generate.refresh_every"])
     # Whole sections, and keys that are in none.
-    without = {"evaluation", *OF_THE_SEED, *OF_THE_MACHINE, *idle_sections(run.algorithm, refresh_every)}
+    without = {"evaluation", *OF_THE_SEED, *OF_THE_MACHINE, *unread_sections(run.algorithm, refresh_every)}
     used = {key: default for key, default in known.items() if key.partition(".")[0] not in without}
     mine = {key: run.settings.get(key, default) for key, default in used.items()}
     return mine | {key: value for key, value in run.settings.items() if key.startswith("env.")}

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from leed_jax.config import GenerateConfig, LLMConfig
+from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.generation.candidates import Candidate, Question
 from leed_jax.generation.feedback import Baseline
 from leed_jax.generation.prompt import head_messages
 from leed_jax.generation.scoring import Scorer
 from leed_jax.generation.template import Template
 from leed_jax.instructions import InstructedEnvironment
-from leed_jax.learning.episodes import measured_play, random_chooser
+from leed_jax.learning.episodes import measured_play, random_actor
 from leed_jax.llm import ChatRequest, Message
 
 
@@ -50,7 +50,7 @@ class Task:
 
     environment: InstructedEnvironment
     llm: LLMConfig
-    settings: GenerateConfig
+    settings: GenerationConfig
     template: Template
     seed: int
     keys: Keys
@@ -77,7 +77,7 @@ class Task:
         return 1 + candidate % self.settings.max_instructions
 
 
-def requests_in_round(settings: GenerateConfig) -> int:
+def requests_in_round(settings: GenerationConfig) -> int:
     """How many requests a round has."""
     groups = -(-settings.episodes // settings.episodes_per_prompt) if settings.kind == "episodes" else 1
     return groups * settings.candidates
@@ -93,7 +93,7 @@ def random_play(
 
 @functools.partial(jax.jit, static_argnames=("environment", "episodes"))
 def _random_play(environment: InstructedEnvironment, key: Any, episodes: int, reset_keys: Any) -> Any:
-    return measured_play(environment, random_chooser(environment), key, episodes, reset_keys)
+    return measured_play(environment, random_actor(environment), key, episodes, reset_keys)
 
 
 class Kind(Protocol):

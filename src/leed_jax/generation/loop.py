@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from leed_jax.config import GenerateConfig, LLMConfig
+from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.errors import BudgetError, LLMError
 from leed_jax.generation.candidates import (
     Attempt,
@@ -149,7 +149,7 @@ class Generation:
         environment: InstructedEnvironment,
         model: ChatModel,
         llm: LLMConfig,
-        settings: GenerateConfig,
+        settings: GenerationConfig,
         seed: int,
         *,
         states_seed: int | None = None,

@@ -94,7 +94,7 @@ def _hparams_of(name: str, environment: Environment, hparams: Hparams) -> Hparam
         expert = dataclasses.replace(expert, adapt="none")
     elif expert.entropy >= 1 and has_continuous_actions(environment):
         raise ConfigurationError(
-            f"expert.entropy={expert.entropy}: {type(environment).__name__} has continuous actions, and from 1 on their "
-            "standard deviation would grow without bound; set less than 1."
+            f"expert.entropy={expert.entropy}: {type(environment).__name__} has continuous actions, and from 1 on "
+            "their standard deviation would grow without bound; set less than 1."
         )
     return dataclasses.replace(hparams, ppo=ppo, expert=expert)

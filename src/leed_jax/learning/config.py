@@ -25,17 +25,14 @@ ADAPTATIONS = ("none", "return_gap", "dtw")
 
 
 def hyperparameters(cls: Class) -> Class:
-    """Make a class a dataclass and a pytree, whose leaves are the fields annotated `float`, or with such a class."""
-    cls = dataclasses.dataclass(cls)  # type: ignore[assignment]
-    # JAX puts arrays, tracers and placeholders in place of the numbers, so the types of fields are not checked.
-    cls.__no_type_check__ = True  # type: ignore[attr-defined]
+    """Register a dataclass as a pytree, whose leaves are the fields annotated `float`, or with such a dataclass."""
     hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    leaves = [name for name in names if hints[name] is float or dataclasses.is_dataclass(hints[name])]
-    return jax.tree_util.register_dataclass(cls, leaves, [name for name in names if name not in leaves])
+    leaves = [name for name, hint in hints.items() if hint is float or dataclasses.is_dataclass(hint)]
+    return jax.tree_util.register_dataclass(cls, leaves, [name for name in hints if name not in leaves])
 
 
 @hyperparameters
+@dataclasses.dataclass
 class PPOConfig:
     """PPO's own settings.
 
@@ -70,6 +67,7 @@ class PPOConfig:
 
 
 @hyperparameters
+@dataclasses.dataclass
 class QLearningConfig:
     """Settings of algorithms vdn and qmix.
 
@@ -105,6 +103,7 @@ class QLearningConfig:
 
 
 @hyperparameters
+@dataclasses.dataclass
 class ExpertConfig:
     """The expert term of algorithms leed and bc; the others have none. For bc it is the whole loss, at constant weight.
 
@@ -140,6 +139,7 @@ class ExpertConfig:
 
 
 @hyperparameters
+@dataclasses.dataclass
 class Hparams:
     """The settings of an algorithm in training, as the third argument of `train_chunk`.
 
@@ -164,7 +164,5 @@ def imitation_alone(ppo: PPOConfig, expert: ExpertConfig) -> tuple[PPOConfig, Ex
     """The settings of behaviour cloning: no PPO, and an expert term of constant weight."""
     # A critic that is not used would only take its share of the clipped gradient.
     value_coefficient = 0.0 if expert.term == "likelihood" else ppo.value_coefficient
-    ppo = dataclasses.replace(
-        ppo, policy_coefficient=0.0, entropy_coefficient=0.0, value_coefficient=value_coefficient
-    )
+    ppo = dataclasses.replace(ppo, policy_coefficient=0.0, entropy_coefficient=0.0, value_coefficient=value_coefficient)
     return ppo, dataclasses.replace(expert, schedule="constant", adapt="none", entropy=0.0)

@@ -15,8 +15,8 @@ from leed_jax.objectives import dynamic_time_warping, expert_weight, remaining_s
 # The rate of the moving average. A single rollout is too noisy; the average lags about ten updates behind.
 _RATE = 0.1
 
-# By how many standard errors an expert has to be ahead in some rollout before it is imitated. Otherwise chance would put
-# an expert that is no better than the initial policy ahead in the first updates, and imitating it does lasting harm.
+# By how many standard errors an expert has to be ahead in some rollout before it is imitated. Otherwise chance would
+# put one that is no better than the initial policy ahead in the first updates, and imitating it does lasting harm.
 _STANDARD_ERRORS = 3.0
 
 
@@ -144,9 +144,9 @@ def trajectory_gap(expert: ReferenceEpisodes, rollout: Rollout) -> tuple[Float[A
         d_i = mean_k DTW(x_k, y_k) - mean_k DTW(y_k, y_{k+1})
 
     Here x_k are agent i's observations in environment k, from the start of the rollout to the agent's end in that
-    episode, and y_k its observations in the expert's episode k. The second term is there because episodes with different
-    initial states differ even if the agents behave alike. Only episodes that start with the rollout are compared; it has
-    to be long enough for them to end in it.
+    episode, and y_k its observations in the expert's episode k. The second term is there because episodes with
+    different initial states differ even if the agents behave alike. Only episodes that start with the rollout are
+    compared; it has to be long enough for them to end in it.
 
     Source: the use of the distance is that of RELED (arXiv 2511.19368); the second term is this project's.
 

@@ -143,9 +143,9 @@ def agent_loss(
         L = c_p L_clip + c_v L_value - c_h H + w (L_expert - c_e H)
 
     The first three terms are PPO's (Schulman et al. 2017, arXiv 1707.06347, equation 9), with c_p = 1 except in
-    behaviour cloning. The fourth is the expert term with a bonus for entropy, after the confidence penalty of Pereyra et
-    al. 2017 (arXiv 1701.06548, section 3), in the learner's own states whatever the source: imitation would otherwise
-    remove the entropy that PPO needs to find better actions than the expert's. The bonus vanishes with the weight w.
+    behaviour cloning. The fourth is the expert term with a bonus for entropy, after the confidence penalty of Pereyra
+    et al. 2017 (arXiv 1701.06548, section 3), in the learner's own states whatever the source: imitation would
+    otherwise remove the entropy that PPO needs to find better actions than the expert's. The bonus vanishes with w.
 
     Args:
         policy: the networks; static.
@@ -207,8 +207,8 @@ def expert_loss(
 
     - `likelihood`: behaviour cloning.
     - `advantage`: advantage-weighted regression with the learner's own critic.
-    - `surrogate`: PPO's clipped surrogate. The expert's action probabilities are unknown. The learner's at the beginning
-      of the update take their place, so that the ratio starts at 1 and the clip bounds the change of the policy.
+    - `surrogate`: PPO's clipped surrogate. The expert's action probabilities are unknown; the learner's at the
+      beginning of the update take their place, so that the ratio starts at 1 and the clip bounds the change.
 
     Args:
         policy: the networks; static.

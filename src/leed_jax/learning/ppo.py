@@ -80,9 +80,9 @@ def make_train_chunk(
     hyperparameters (leading axis of `hparams`' leaves). Without demonstrations (`experts=None`) it is independent PPO,
     and the expert term costs nothing.
 
-    `metrics` holds for each agent, `[A]`: `return_of_agents`, the mean undiscounted return of the episodes that ended in
-    the chunk (NaN if none did); and, averaged over the chunk's updates, `expert_weight`, the losses, the entropy and the
-    approximate KL divergence. There is an `expert_loss` only with demonstrations.
+    `metrics` holds for each agent, `[A]`: `return_of_agents`, the mean undiscounted return of the episodes that ended
+    in the chunk (NaN if none did); and, averaged over the chunk's updates, `expert_weight`, the losses, the entropy and
+    the approximate KL divergence. There is an `expert_loss` only with demonstrations.
 
     Args:
         environment: where to learn, without automatic resets; it must offer instructions if the experts are plans.
@@ -142,7 +142,9 @@ def _update(
         old_params=policy.of_agents(state.parameters),
         expert_weight=weight_of_agents(gap, experts, state.update, hparams),
     )
-    parameters, optimiser_state, metrics = _learn(policy, state, agents, batch, global_state, experts, hparams, learn_key)
+    parameters, optimiser_state, metrics = _learn(
+        policy, state, agents, batch, global_state, experts, hparams, learn_key
+    )
     episodes, return_sum = rollout.finished_returns()
     metrics |= {"expert_weight": agents.expert_weight, "episodes": episodes, "return_sum": return_sum}
     return TrainState(parameters, optimiser_state, rollout_state, gap, key, state.update + 1), metrics
@@ -193,7 +195,7 @@ def _learn(
 
     adam = optimiser(decayed(ppo.learning_rate, ppo.learning_rate_decay), ppo.max_grad_norm)
     entropy_coefficient = decayed(ppo.entropy_coefficient, ppo.entropy_decay)
-    now = dataclasses.replace(hparams, ppo=dataclasses.replace(ppo, entropy_coefficient=entropy_coefficient))
+    now = dataclasses.replace(hparams, ppo=dataclasses.replace(ppo, entropy_coefficient=entropy_coefficient))  # type: ignore[arg-type]
 
     def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Metrics]:
         (parameters, optimiser_state), (indices, key) = carry, inputs

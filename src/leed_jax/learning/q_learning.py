@@ -130,9 +130,9 @@ def make_q_chunk(
     An update is a rollout, which goes into the replay buffer, and some gradient steps on samples of the buffer. The
     function is pure, jittable (donate `state`), and vmappable over seeds and hyperparameters. Experts are ignored.
 
-    `metrics` holds for each agent, `[A]`: `return_of_agents`, the mean undiscounted return of the episodes that ended in
-    the chunk, exploration included (NaN if none did); and, averaged over the chunk's updates, `td_loss` and `epsilon`,
-    which are the same for all, `q_value`, the value of the agent's action, and `expert_weight`, which is 0.
+    `metrics` holds for each agent, `[A]`: `return_of_agents`, the mean undiscounted return of the episodes that ended
+    in the chunk, exploration included (NaN if none did); and, averaged over its updates, `td_loss` and `epsilon`, which
+    are the same for all, `q_value`, the value of the agent's action, and `expert_weight`, which is 0.
 
     Args:
         environment: where to learn, without automatic resets.

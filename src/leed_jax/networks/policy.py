@@ -1,6 +1,7 @@
 """Actors and critics. Parameters are stacked on a leading axis over groups of agents and applied under vmap."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +231,7 @@ def distributions_of_agents(
         is_first: which steps are the first of an episode.
     """
 
-    def one(parameters: PolicyParameters, hidden: Array, actor_input: Array, available: Array) -> tuple:
+    def one(parameters: PolicyParameters, hidden: Any, actor_input: Array, available: Array) -> tuple:
         hidden, distribution = policy.distribution(
             parameters, hidden, actor_input[None], available[None], is_first[None]
         )
@@ -248,7 +249,7 @@ def values_of_agents(
 ) -> tuple[Float[Array, "E A H"] | None, Float[Array, "E A"]]:
     """One step of every agent's critic; see `distributions_of_agents`."""
 
-    def one(parameters: PolicyParameters, hidden: Array, critic_input: Array, agent: Array) -> tuple:
+    def one(parameters: PolicyParameters, hidden: Any, critic_input: Array, agent: Array) -> tuple:
         hidden, value = policy.value(parameters, hidden, critic_input[None], is_first[None], agent)
         return hidden, value[0]
 

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from leed_jax.environments import Drawable, Environment, reset_env, step_env
 from leed_jax.environments.actions import executable
-from leed_jax.learning.episodes import Chooser
+from leed_jax.learning.episodes import Actor
 
 FRAMES_PER_S = 10
 MAX_FRAMES = 120
@@ -22,13 +22,13 @@ BUDGET_S = 8.0
 NumberedState = tuple[int, Any]
 
 
-def draw_episodes(path: Path, environment: Environment, chooser: Chooser, key: PRNGKeyArray) -> bool:
+def draw_episodes(path: Path, environment: Environment, actor: Actor, key: PRNGKeyArray) -> bool:
     """Write a few whole episodes as an animated GIF, as many as fit into `MAX_FRAMES` frames and a few seconds.
 
     Args:
         path: the file to write.
         environment: what to act in.
-        chooser: how actions are picked.
+        actor: how actions are picked.
         key: source of the episodes; consumed.
 
     Returns:
@@ -37,7 +37,7 @@ def draw_episodes(path: Path, environment: Environment, chooser: Chooser, key: P
     if not isinstance(environment, Drawable):
         return False
     episodes = int(np.clip(MAX_FRAMES * _stride(environment) // environment.max_steps, 1, MAX_EPISODES))
-    draw_states(path, environment, _play(environment, chooser, key, episodes))
+    draw_states(path, environment, _play(environment, actor, key, episodes))
     return True
 
 
@@ -72,9 +72,7 @@ def _stride(environment: Any) -> int:
     return max(1, -(-environment.max_steps // MAX_FRAMES))
 
 
-def _play(
-    environment: Environment, chooser: Chooser, key: PRNGKeyArray, episodes: int
-) -> Iterator[list[NumberedState]]:
+def _play(environment: Environment, actor: Actor, key: PRNGKeyArray, episodes: int) -> Iterator[list[NumberedState]]:
     """The states of each episode, and no further episode when the time is up."""
     reset = jax.jit(lambda key: reset_env(environment, key))
 
@@ -82,14 +80,14 @@ def _play(
     def advance(state: Any, time_step: Any, memory: Any, key: PRNGKeyArray) -> Any:
         action_key, step_key = jax.random.split(key)
         seen = (time_step.observation[None], time_step.available_actions[None])
-        memory, action = chooser.choose(action_key, memory, *seen)
+        memory, action = actor.select_actions(memory, *seen, action_key)
         return *step_env(environment, state, executable(environment, action[0]), step_key), memory
 
     deadline = time.monotonic() + BUDGET_S
     for episode_key in jax.random.split(key, episodes):
         reset_key, step_key = jax.random.split(episode_key)
         state, time_step = reset(reset_key)
-        memory = chooser.start(1)
+        memory = actor.init(1)
         states = [(0, as_numpy(state))]
         for number, advance_key in enumerate(jax.random.split(step_key, environment.max_steps), start=1):
             state, time_step, memory = advance(state, time_step, memory, advance_key)

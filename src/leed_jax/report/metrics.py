@@ -30,7 +30,7 @@ def metric_rows(metrics: Mapping[str, np.ndarray], common: Mapping[str, Any], fi
         common: what is the same for all seeds.
         first_seed: the seed that the first row belongs to.
     """
-    returns, greedy = metrics["return_per_agent"], metrics.get("greedy_return_per_agent")
+    returns, greedy = metrics["return_of_agents"], metrics.get("greedy_return_per_agent")
     losses = {name: value for name, value in metrics.items() if not name.endswith("return_per_agent")}
     return [
         {

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from leed_jax.config import IMITATING, Config, idle_sections, to_dictionary
+from leed_jax.config import IMITATING, Config, to_dictionary, unread_sections
 from leed_jax.config.environments import complete, make_environment
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
@@ -152,7 +152,7 @@ def differences(recorded: Config, asked: Config) -> list[str]:
         recorded: the configuration of a run that is there.
         asked: the one that is wanted.
     """
-    idle = frozenset[str]().union(*(idle_sections(c.algorithm, c.generate.refresh_every) for c in (recorded, asked)))
+    idle = frozenset[str]().union(*(unread_sections(c.algorithm, c.generate.refresh_every) for c in (recorded, asked)))
     there, here = _comparable(recorded, idle), _comparable(asked, idle)
     missing = object()
     return [

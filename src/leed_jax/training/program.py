@@ -1,4 +1,4 @@
-"""From a configuration to a compiled program: everything is checked and built here, and nothing is written."""
+"""From a configuration to a compiled program. Everything is checked and built here, and nothing is written."""
 
 import contextlib
 import dataclasses
@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from leed_jax.config import IMITATING, Config, check_config
+from leed_jax.config import RunConfig, check_config
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.environments import Environment
 from leed_jax.errors import ConfigurationError, DemonstrationError
+from leed_jax.learning.algorithms import Algorithm, make_algorithm
 from leed_jax.learning.episodes import play
 from leed_jax.learning.expert_weight import reference_episodes
-from leed_jax.learning.experts import Experts, Yardstick, expert_episodes
+from leed_jax.learning.experts import ExpertReference, Experts, expert_episodes
 from leed_jax.learning.loss import Metrics
-from leed_jax.training.algorithms import Algorithm, make_algorithm
 
-# Undisturbed episodes of the expert: those whose mean return an adaptive weight goes by, and those that are compared.
+# Episodes of the expert acting alone: those whose mean return is compared, and those whose trajectories are.
 _RETURN_EPISODES = 1024
 _COMPARED_EPISODES = 8
 
@@ -53,7 +53,7 @@ class Schedule:
         return self.chunks * self.steps_per_chunk
 
     @classmethod
-    def of(cls, config: Config) -> "Schedule":
+    def of(cls, config: RunConfig) -> "Schedule":
         """The schedule with chunks of about the configured length, and not much less than `total_steps`.
 
         Chunks are as near to that length as leaves out at most a hundredth of the updates, or as few as can be.
@@ -75,26 +75,30 @@ class Setup:
     Attributes:
         config: its configuration.
         environment: where to learn.
-        algorithm: how it learns.
+        algorithm: the algorithm.
         schedule: its chunks.
         demonstrations: the demonstration set; None where there is none.
-        experts: what the expert term learns from; None for algorithms without one.
+        experts: the data of the expert term; None for algorithms without one.
         preparation_s: seconds that checking, loading and executing demonstrations took.
-        remarks: what the user should know, and nothing to stop for.
+        notes: what the user should know.
     """
 
-    config: Config
+    config: RunConfig
     environment: Environment
     algorithm: Algorithm
     schedule: Schedule
     demonstrations: DemonstrationSet | None
     experts: Experts | None
     preparation_s: float
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def prepare(config: Config) -> Setup:
+def prepare(config: RunConfig, environment: Environment | None = None) -> Setup:
     """Check a configuration to the end and build what it describes.
+
+    Args:
+        config: the configuration.
+        environment: where to learn; None for the one that the configuration names.
 
     Raises:
         ConfigurationError: a setting cannot work.
@@ -103,23 +107,31 @@ def prepare(config: Config) -> Setup:
     """
     started = time.monotonic()
     check_config(config)
-    environment = make_environment(config.env)
-    demonstrations, remarks = _load(config, environment)
-    check_contract(config.env["name"], environment)
-    schedule = Schedule.of(config)
-    experts = None
-    if config.algorithm in IMITATING and demonstrations is not None:
+    if environment is None:
+        environment = make_environment(config.env)
+    demonstrations, notes = _load(config, environment)
+    check_contract(config.env.get("name", type(environment).__name__), environment)
+    schedule, experts = Schedule.of(config), None
+    if config.imitates and demonstrations is not None:
         experts = make_experts(config, demonstrations)
         if config.expert.source == "instructions":
             environment = demonstrations.environment
-    algorithm = make_algorithm(config, environment, schedule.updates_per_chunk, schedule.updates)
+    algorithm = make_algorithm(
+        config.algorithm,
+        environment,
+        config.network,
+        config.hparams(schedule.updates),
+        num_envs=config.num_envs,
+        rollout_steps=config.rollout_steps,
+        updates_per_chunk=schedule.updates_per_chunk,
+    )
     jax.block_until_ready(experts)
     spent = time.monotonic() - started
-    return Setup(config, environment, algorithm, schedule, demonstrations, experts, spent, remarks)
+    return Setup(config, environment, algorithm, schedule, demonstrations, experts, spent, notes)
 
 
-def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
-    """What the expert term learns from, of one shape whatever the set holds, if the settings are the same.
+def make_experts(config: RunConfig, demonstrations: DemonstrationSet) -> Experts:
+    """The data of the expert term. Equal settings give equal shapes, whatever the set holds.
 
     Args:
         config: which of the demonstrations, and in what form.
@@ -128,23 +140,25 @@ def make_experts(config: Config, demonstrations: DemonstrationSet) -> Experts:
     Raises:
         DemonstrationError: the set cannot serve that.
     """
-    choice = dataclasses.asdict(config.demonstrations)
-    del choice["path"]
-    yardstick = _yardstick(config, demonstrations)
+    selection = dataclasses.asdict(config.demonstrations)
+    del selection["path"]
+    reference = _reference(config, demonstrations)
     if config.expert.source == "arrays":
         whole = config.network.memory != "none" or config.expert.term != "likelihood"
-        samples = expert_episodes(demonstrations.episodes(**choice)) if whole else demonstrations.samples(**choice)
-        return Experts(samples=samples, yardstick=yardstick)
+        samples = (
+            expert_episodes(demonstrations.episodes(**selection)) if whole else demonstrations.samples(**selection)
+        )
+        return Experts(samples=samples, reference=reference)
     if demonstrations.kind == "episodes":
         raise DemonstrationError(
             f"{demonstrations.path} holds plans for particular initial states, which say nothing about others; use "
             "expert.source=arrays."
         )
-    return Experts(plans=demonstrations.best(choice["plans"]), yardstick=yardstick)
+    return Experts(plans=demonstrations.best(selection["plans"]), reference=reference)
 
 
-def _yardstick(config: Config, demonstrations: DemonstrationSet) -> Yardstick | None:
-    """What the expert does by itself, if the weight of its term goes by that."""
+def _reference(config: RunConfig, demonstrations: DemonstrationSet) -> ExpertReference | None:
+    """What the expert achieves alone, if the weight of its term is adaptive."""
     if config.expert.adapt == "none" or config.algorithm == "bc":
         return None
     wanted = config.demonstrations
@@ -156,19 +170,19 @@ def _yardstick(config: Config, demonstrations: DemonstrationSet) -> Yardstick | 
             recorded = demonstrations.manifest["recorded"]
             noise, least = recorded["noise"], recorded.get("noise_from", 0.0)
         how |= {"noise": noise, "noise_from": least, "label": wanted.label}
-    returns_key, shown_key = jax.random.split(jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9))
+    returns_key, episodes_key = jax.random.split(jax.random.fold_in(jax.random.key(wanted.seed), 0x9A9))
     returns = demonstrations.imitated_returns(returns_key, _RETURN_EPISODES, **how)
     if config.expert.adapt == "return_gap":
-        return Yardstick(returns)
+        return ExpertReference(returns)
     count = min(_COMPARED_EPISODES, config.num_envs)
-    return Yardstick(returns, reference_episodes(demonstrations.trajectories(shown_key, count, **how)))
+    return ExpertReference(returns, reference_episodes(demonstrations.trajectories(episodes_key, count, **how)))
 
 
-def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:
+def _load(config: RunConfig, environment: Environment) -> tuple[DemonstrationSet | None, tuple[str, ...]]:
     """The configured demonstration set; algorithms that learn nothing from it go on without."""
     path = config.demonstrations.path
     if not path:
-        if config.algorithm in IMITATING:
+        if config.imitates:
             raise ConfigurationError(
                 f"algorithm={config.algorithm} needs demonstrations: set demonstrations.path to a folder or to the "
                 "name of a recorded set, or train without by algorithm=ippo."
@@ -177,7 +191,7 @@ def _load(config: Config, environment: Environment) -> tuple[DemonstrationSet | 
     try:
         return load_demonstrations(path, environment), ()
     except DemonstrationError as error:
-        if config.algorithm in IMITATING:
+        if config.imitates:
             raise
         return None, (f"The instructions' own return will not be reported: {error}",)
 
@@ -197,7 +211,7 @@ class Program:
 
     def __init__(self, setup: Setup) -> None:
         self._keys = seed_keys(setup.config.seed, setup.config.num_seeds)
-        self._inputs: tuple[Experts | None, Any] = (setup.experts, setup.algorithm.hyper)
+        self._inputs: tuple[Experts | None, Any] = (setup.experts, setup.algorithm.hparams)
         start = jax.vmap(setup.algorithm.init)
         train = jax.vmap(functools.partial(_chunk_with_evaluation, setup), in_axes=(0, None, None))
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -257,15 +271,15 @@ class Program:
         self._inputs = (experts, self._inputs[1])
 
 
-def _chunk_with_evaluation(setup: Setup, state: Any, experts: Experts | None, hyper: Any) -> tuple[Any, Metrics]:
-    """A chunk, and behind it what the greedy policy earns, in the same episodes each time."""
-    state, metrics = setup.algorithm.train_chunk(state, experts, hyper)
+def _chunk_with_evaluation(setup: Setup, state: Any, experts: Experts | None, hparams: Any) -> tuple[Any, Metrics]:
+    """A chunk, and the greedy policy's return after it, in the same episodes each time."""
+    state, metrics = setup.algorithm.train_chunk(state, experts, hparams)
     evaluation = setup.config.evaluation
     if evaluation.curve_episodes:
         key = jax.random.fold_in(jax.random.key(evaluation.seed), 3)
-        chooser = setup.algorithm.chooser(state.parameters, True)
-        returns = play(setup.environment, chooser, key, evaluation.curve_episodes)[0]
-        metrics["greedy_return_per_agent"] = jnp.mean(returns, axis=0)
+        actor = setup.algorithm.actor(state.parameters, True)
+        returns = play(setup.environment, actor, key, evaluation.curve_episodes)[0]
+        metrics["greedy_return_of_agents"] = jnp.mean(returns, axis=0)
     return state, metrics
 
 
@@ -281,10 +295,10 @@ def final_returns(setup: Setup, parameters: Any, *, greedy: bool = True) -> Floa
 
     @jax.jit
     def score(parameters: Any) -> Array:
-        # One seed after the other: memory does not grow with their number.
+        # One seed at a time, so that memory does not grow with their number.
         def one(parameters: Any) -> Array:
-            chooser = setup.algorithm.chooser(parameters, greedy)
-            returns = play(setup.environment, chooser, jax.random.key(evaluation.seed), evaluation.episodes)[0]
+            actor = setup.algorithm.actor(parameters, greedy)
+            returns = play(setup.environment, actor, jax.random.key(evaluation.seed), evaluation.episodes)[0]
             return jnp.mean(returns, axis=0)
 
         return jax.lax.map(one, parameters)

@@ -182,9 +182,9 @@ class _Asking:
         self._in_use = self._plans()
 
         def play(parameters: Any) -> Any:
-            chooser = setup.algorithm.chooser(parameters, True)
+            actor = setup.algorithm.actor(parameters, True)
             episodes = setup.config.generate.selection_episodes
-            returns, measures = measured_play(setup.environment, chooser, jax.random.key(setup.config.seed), episodes)
+            returns, measures = measured_play(setup.environment, actor, jax.random.key(setup.config.seed), episodes)
             return jax.tree.map(lambda x: x.mean(axis=0), (returns, measures))
 
         self._play = jax.jit(play)

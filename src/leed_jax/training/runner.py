@@ -15,7 +15,7 @@ from rich.console import Console
 
 from leed_jax.config import Config
 from leed_jax.config.environments import complete
-from leed_jax.learning.episodes import play, random_chooser
+from leed_jax.learning.episodes import play, random_actor
 from leed_jax.learning.loss import Metrics
 from leed_jax.report.animation import draw_episodes
 from leed_jax.report.checkpoints import Checkpoints
@@ -99,8 +99,8 @@ def resume_run(path: Path, console: Console | None = None) -> Outcome:
 
 
 def _compile(setup: Setup, program: Program, console: Console) -> None:
-    for remark in setup.remarks:
-        console.print(remark, soft_wrap=True, highlight=False, markup=False)
+    for note in setup.notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     config, schedule = setup.config, setup.schedule
     console.print(
         f"Training {config.algorithm} on {type(setup.environment).__name__}: {setup.environment.num_agents} agents, "
@@ -301,7 +301,7 @@ def _report(run: _Run, state: Any) -> dict[str, Any]:
     draw_learning_curve(run.path / CURVE, rows, references)
     first = jax.tree.map(lambda x: x[0], state.parameters)
     key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 1)
-    draw_episodes(run.path / ANIMATION, setup.environment, setup.algorithm.chooser(first, True), key)
+    draw_episodes(run.path / ANIMATION, setup.environment, setup.algorithm.actor(first, True), key)
     write_summary(run.path, summary)
     print_summary(run.console, summary, run.path)
     return summary
@@ -319,7 +319,7 @@ def _summary(run: _Run, state: Any, rows: Sequence[Row]) -> dict[str, Any]:
     steps, wall_s = schedule.chunks * schedule.steps_per_chunk, rows[-1]["wall_s"]
     key, episodes = jax.random.key(config.evaluation.seed), config.evaluation.episodes
     at_random = jax.jit(
-        lambda key: jnp.mean(play(setup.environment, random_chooser(setup.environment), key, episodes)[0])
+        lambda key: jnp.mean(play(setup.environment, random_actor(setup.environment), key, episodes)[0])
     )
     instructions = (
         None
