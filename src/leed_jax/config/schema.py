@@ -205,7 +205,13 @@ class RunConfig:
         updates_per_chunk: updates in one dispatch, about; metrics come once a chunk.
         checkpoint_every: chunks between two checkpoints.
         out: the run directory; null for runs/EXPERIMENT-ALGORITHM-seedSEED-TIME.
-        resume: a run directory to continue; only total_steps and schedule may be given with it.
+        resume: a run directory to continue; with total_steps, a finished one that is trained further.
+        schedule: with resume and total_steps, what schedules do in the added steps: restart, they run anew over them;
+            or hold, they stay at their final values.
+        schedule_from: environment steps after which schedules start; set by resume.
+        schedule_steps: environment steps that schedules take; null for the rest of the run; set by resume.
+        init_from: a run directory whose last parameters training starts from.
+        log: where metrics go, besides metrics.jsonl: tensorboard, wandb, mlflow.
     """
 
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -221,6 +227,11 @@ class RunConfig:
     checkpoint_every: int = at_least(5)
     out: str | None = None
     resume: str | None = None
+    schedule: str = choice("restart", ("restart", "hold"))
+    schedule_from: int = between(0, 0, 10**15)
+    schedule_steps: int | None = at_least(None)
+    init_from: str | None = None
+    log: tuple[str, ...] = ("tensorboard",)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     q_learning: QLearningConfig = dataclasses.field(default_factory=QLearningConfig)
@@ -241,8 +252,16 @@ class RunConfig:
         return self.algorithm in IMITATING
 
     def hparams(self, total_updates: int) -> Hparams:
-        """The settings of the algorithm, with schedules over `total_updates`."""
-        return Hparams(float(total_updates), self.ppo, self.expert, self.q_learning)
+        """The settings of the algorithm.
+
+        Args:
+            total_updates: the number of updates of the whole run.
+        """
+        first = self.schedule_from // self.steps_per_update
+        updates = total_updates - first
+        if self.schedule_steps is not None:
+            updates = self.schedule_steps // self.steps_per_update
+        return Hparams(float(updates), float(first), self.ppo, self.expert, self.q_learning)
 
 
 def unread_sections(algorithm: str, refresh_every: int) -> frozenset[str]:

@@ -144,13 +144,15 @@ class Hparams:
     """The settings of an algorithm in training, as the third argument of `train_chunk`.
 
     Attributes:
-        total_updates: the number of updates over which schedules run.
+        total_updates: the number of updates that schedules take.
+        first_update: the number of updates before them.
         ppo: PPO's settings; vdn and qmix leave them out.
         expert: the expert term's settings, likewise.
         q_learning: the settings of vdn and qmix.
     """
 
     total_updates: float
+    first_update: float = 0.0
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
     q_learning: QLearningConfig = dataclasses.field(default_factory=QLearningConfig)

@@ -111,14 +111,14 @@ def _add_return_gap(gap: ExpertGap, reference: ExpertReference, rollout: Rollout
 
 
 def weight_of_agents(
-    gap: ExpertGap, experts: Experts | None, update: Int[Array, ""], hparams: Hparams
+    gap: ExpertGap, experts: Experts | None, update: Float[Array, ""], hparams: Hparams
 ) -> Float[Array, "A"]:
     """The weight of each agent's expert term at an update: the schedule times the agent's share of the gap.
 
     Args:
         gap: the measurements so far.
         experts: the expert data; the weight is 0 without.
-        update: the number of updates so far.
+        update: the number of updates since schedules started.
         hparams: schedule, weight and adaptation.
     """
     expert = hparams.expert

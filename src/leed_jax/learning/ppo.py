@@ -140,7 +140,7 @@ def _update(
     agents = AgentInputs(
         index=jnp.arange(policy.num_agents),
         old_params=policy.of_agents(state.parameters),
-        expert_weight=weight_of_agents(gap, experts, state.update, hparams),
+        expert_weight=weight_of_agents(gap, experts, state.update - hparams.first_update, hparams),
     )
     parameters, optimiser_state, metrics = _learn(
         policy, state, agents, batch, global_state, experts, hparams, learn_key
@@ -191,7 +191,7 @@ def _learn(
     shuffles = jax.vmap(lambda k: jax.random.permutation(k, sequences))(shuffle_keys).reshape(steps, -1)
 
     def decayed(start: Any, decay: Any) -> Array:
-        return linear_schedule(state.update, start, start * (1.0 - decay), hparams.total_updates)
+        return linear_schedule(state.update - hparams.first_update, start, start * (1.0 - decay), hparams.total_updates)
 
     adam = optimiser(decayed(ppo.learning_rate, ppo.learning_rate_decay), ppo.max_grad_norm)
     entropy_coefficient = decayed(ppo.entropy_coefficient, ppo.entropy_decay)

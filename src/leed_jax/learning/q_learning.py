@@ -147,7 +147,7 @@ def make_q_chunk(
         settings = hparams.q_learning
         key, rollout_key, learn_key = jax.random.split(state.key, 3)
         epsilon = linear_schedule(
-            state.update,
+            state.update - hparams.first_update,
             settings.epsilon_start,
             settings.epsilon_end,
             settings.epsilon_fraction * hparams.total_updates,
@@ -215,7 +215,7 @@ def _learn(
     """The gradient steps of one update; `key` is consumed."""
     settings = hparams.q_learning
     final_rate = settings.learning_rate * (1.0 - settings.learning_rate_decay)
-    learning_rate = linear_schedule(state.update, settings.learning_rate, final_rate, hparams.total_updates)
+    learning_rate = linear_schedule(state.update - hparams.first_update, settings.learning_rate, final_rate, hparams.total_updates)
     adam = optimiser(learning_rate, settings.max_grad_norm)
 
     def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Metrics]:
