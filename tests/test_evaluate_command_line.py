@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tiny_run import Walk, quick_compilation, record_walk, settings
 
+from leed_jax.cli import evaluate as command
 from leed_jax.cli.evaluate import main
 from leed_jax.config.compose import compose_config
 from leed_jax.instructions import Measure
@@ -121,7 +122,7 @@ def test_the_best_checkpoint_can_be_evaluated(finished: Any, tmp_path: Path) -> 
         (["--checkpoint", "first"], "give last, best, or the number"),
         (["--episodes", "3"], "evaluation.episodes=3"),
         (["--out", "/"], "--out /: it is a folder"),
-        (["--out", "nowhere/found.json"], "nowhere is no folder that can be written"),
+        (["--out", "nowhere/found.json"], "nowhere is not a writable folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -129,6 +130,18 @@ def test_what_cannot_be_evaluated_is_refused(
 ) -> None:
     assert main([str(finished.directory), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_damaged_metrics_are_refused_before_anything_is_compiled(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = shutil.copytree(finished.directory, tmp_path / "copied")
+    path = copied / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:4], lines[4][:20], "\n", *lines[5:]]))
+    monkeypatch.setattr(command, "prepare", None)
+    assert main([str(copied)]) == 2
+    assert f"{path} is damaged: line 5 is not valid JSON" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,5 @@
+import contextlib
+import logging
 import math
 import re
 import shutil
@@ -6,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disk import file_size_limit
 
 from leed_jax.errors import RunDirectoryError
 from leed_jax.report.checkpoints import Checkpoints
@@ -96,3 +99,26 @@ def test_a_checkpoint_of_something_else_is_refused(change, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"checkpoints/1 cannot be used"):
         checkpoints.restore(1, wanted)
     checkpoints.close()
+
+
+def save_and_wait(checkpoints, *arguments):
+    checkpoints.save(*arguments)
+    checkpoints.wait()
+
+
+def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tmp_path, caplog, capfd):
+    level = logging.getLogger("absl").level
+    checkpoints = Checkpoints(tmp_path)
+    save_and_wait(checkpoints, 1, state_of(1), 0.5)
+    message = rf"^{re.escape(str(tmp_path / 'checkpoints'))} cannot be written: File too large\. [^:]* is kept"
+    with file_size_limit(300):
+        with pytest.raises(RunDirectoryError, match=message):
+            save_and_wait(checkpoints, 2, state_of(2), 0.6)
+        with contextlib.suppress(RunDirectoryError):
+            checkpoints.close()
+    assert (caplog.text, capfd.readouterr().err) == ("", "")
+    assert logging.getLogger("absl").level == level
+    again = Checkpoints(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()] == ["1"]
+    assert_same(again.restore(again.latest(), abstract(state_of(0))), state_of(1))
+    again.close()

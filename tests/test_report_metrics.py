@@ -1,10 +1,12 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leed_jax.errors import RunDirectoryError
-from leed_jax.report.metrics import MetricsWriter, cut_back, mean_or_none, metric_rows, read_metrics
+from leed_jax.report.metrics import MetricsWriter, cut_back, each_agent, mean_or_none, metric_rows, read_metrics
 
 METRICS = {
     "return_per_agent": np.array([[1.0, 2.0], [np.nan, np.nan]], np.float32),
@@ -73,14 +75,47 @@ def test_cutting_back_to_nothing(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["short", "order", "garbage", "depth"])
-def test_lines_that_are_missing_or_damaged_are_an_error_and_are_left_alone(damage, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[:5], "it ends after line 5, and line 6 belongs to the last checkpoint"),
+        (lambda lines: lines[::-1], "line 1 is not of chunk 1"),
+        (lambda lines: [*lines[:3], lines[3][:9] + b"\n", *lines[4:]], "line 4 is not valid JSON"),
+        (lambda lines: [b"[" * 10**5 + b"\n", *lines[1:]], "line 1 is not valid JSON"),
+        (lambda lines: [*lines[:-1], lines[-1][:9]], "line 6 is not valid JSON"),
+        (lambda lines: [], "it ends after line 0"),
+    ],
+)
+def test_missing_or_damaged_lines_are_an_error_that_names_the_line(damage, message, tmp_path):
     write_chunks(tmp_path, 3)
     path = tmp_path / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    replaced = {"garbage": ["?\n", *lines[1:]], "depth": ["[" * 10**5 + "\n", *lines[1:]]}
-    damaged = {"short": lines[:5], "order": lines[::-1], **replaced}[damage]
-    path.write_text("".join(damaged))
-    with pytest.raises(RunDirectoryError, match="does not hold the 3 chunks"):
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    damaged = path.read_bytes()
+    with pytest.raises(RunDirectoryError, match=re.escape(f"{path} is damaged: {message}")):
         cut_back(tmp_path, 3, 2)
-    assert path.read_text() == "".join(damaged)
+    assert path.read_bytes() == damaged
+
+
+def test_a_damaged_line_is_named_when_all_are_read(tmp_path):
+    write_chunks(tmp_path, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"chunk": 3, "se')
+    with pytest.raises(RunDirectoryError, match="line 5 is not valid JSON"):
+        read_metrics(tmp_path)
+
+
+def test_each_agent_has_a_label_or_many_have_two():
+    assert each_agent([1.0, None]) == {"agent_0": 1.0, "agent_1": None}
+    assert each_agent([float(i) for i in range(8)])["agent_7"] == 7.0
+    assert each_agent([None, *map(float, range(8))]) == {"lowest_agent": 0.0, "highest_agent": 7.0}
+    assert each_agent([None] * 9) == {"lowest_agent": None, "highest_agent": None}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    writer = MetricsWriter(tmp_path)
+    for method in (lambda: writer.write([{"chunk": 1, "env_steps": 1, "seed": 0}]), writer.close):
+        with pytest.raises(RunDirectoryError, match=re.escape(f"{path} cannot be written: No space left on device.")):
+            method()

@@ -255,4 +255,4 @@ def test_missing_metrics_are_an_error(reference, tmp_path, capsys):
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:-1]))
     assert main([f"resume={run}"]) == 2
-    assert "metrics.jsonl does not hold" in capsys.readouterr().err
+    assert "metrics.jsonl is damaged: it ends after line" in capsys.readouterr().err

@@ -4,4 +4,4 @@ from leed_jax.cli.common import leave
 from leed_jax.cli.evaluate import main
 
 if __name__ == "__main__":
-    leave(main())
+    leave(main)

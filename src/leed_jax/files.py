@@ -1,72 +1,96 @@
-"""Files that are either whole or not there."""
+"""Writing files so that they are complete or absent, and locking folders."""
 
 import contextlib
-import fcntl
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from leed_jax.errors import RunDirectoryError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 LOCK = "lock"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one piece: a reader, or a restart after a crash, sees all of it or none."""
+    """Write a file atomically: readers, and a restart after a crash, find all of it or the file of before."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A context in which a file of results is written: if that fails, the error names the file.
+def writing(path: Path, *also: type[Exception]) -> Iterator[None]:
+    """Name the file and the reason if writing fails, for example on a full disk.
 
     Args:
         path: the file.
+        also: exceptions besides `OSError` with which a library reports that it cannot write.
 
     Raises:
         RunDirectoryError: it cannot be written.
     """
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
     try:
         yield
-    except OSError as error:
+    except kinds as error:
         raise RunDirectoryError(
-            f"{path} cannot be written: {error.strerror or error}. Mend that, and give the same command again; what "
-            "has been trained is kept."
+            f"{path} cannot be written: {_reason(error)}. What was written before is kept; fix this, then resume the "
+            "run or repeat the command."
         ) from None
 
 
+def _reason(error: Exception) -> str:
+    """The operating system's words for an error, also for one of tensorstore, which hides them in a long message."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
 def lock_folder(folder: Path) -> int | None:
-    """Take a folder for this process alone.
+    """Lock a folder for this process.
 
     Args:
-        folder: an existing folder; a file `lock` is made in it.
+        folder: an existing folder; a file `lock` is created in it.
 
     Returns:
-        A handle that holds the lock until it is closed by `os.close` or the process ends, however it ends; None if
-        another process holds it.
+        A file descriptor; closing it by `os.close`, or the end of the process, releases the lock. None if another
+        process holds the lock.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second on Windows
         os.close(handle)
         return None
     return handle
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file so that it outlives this process and the machine.
+    """Append a line to a file and sync it to disk.
 
     Args:
-        path: the file; made if it does not exist.
+        path: the file; created if it does not exist.
         line: the line, without its end.
     """
     with path.open("a", encoding="utf-8") as file:

@@ -4,4 +4,4 @@ from leed_jax.cli.common import leave
 from leed_jax.cli.study import run_study
 
 if __name__ == "__main__":
-    leave(run_study())
+    leave(run_study)

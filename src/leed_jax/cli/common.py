@@ -1,11 +1,10 @@
-"""What the command lines share: errors become one paragraph and an exit status; flags."""
+"""Shared by all commands: exit statuses, errors without tracebacks, and the flags --help and --version."""
 
 import dataclasses
 import io
 import logging
 import os
 import shutil
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -17,75 +16,79 @@ from leed_jax.errors import LeedError
 from leed_jax.version import __version__
 
 ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130  # 128 + SIGINT
+BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE, which Windows lacks
 KEY_WIDTH = 34
 
 
 def exit_on_error(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; an error that is meant for the user is printed without a traceback.
+    """Run a command; print errors that are meant for the user as one line, without a traceback.
 
     Args:
         command: what to run; it returns the exit status.
+
+    Returns:
+        The exit status: 2 after an error, 130 after Ctrl-C, 141 if standard output was closed.
     """
-    # A request that is tried again is no news to the user; one that fails for good is reported where it was made.
+    # Retries are not worth a line each; a request that finally fails is reported as an error.
     logging.getLogger("stamina").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names read from files may have letters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command()
     except LeedError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return ERROR_STATUS
+    except OSError as error:
+        return _report(error)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return INTERRUPTED_STATUS
 
 
-def exit_printing(command: Callable[[], int]) -> int:
-    """Do as `exit_on_error` does with a command that prints what others wrote, and that others may stop reading.
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Run a command line and end the process with its exit status.
+
+    Standard output may be closed early, as in `--help | head -1`; that prints no traceback.
 
     Args:
-        command: what to run; it returns the exit status.
-
-    Returns:
-        Its exit status, 2 if what it prints cannot be written, or 141 if nobody reads on.
+        main: the command line's `main`.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # There may be letters that the terminal's encoding lacks.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    status: Any
     try:
-        status = exit_on_error(command)
+        status = main()
+    except SystemExit as error:  # argparse, after --help or a wrong argument
+        status = error.code
+    try:
         sys.stdout.flush()
     except OSError as error:
-        # Python flushes once more at its end, to where nothing can fail any more.
+        # Python flushes again at exit; this time nothing can fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 128 + signal.SIGPIPE
-        print(f"error: {error.strerror}", file=sys.stderr)
-        return ERROR_STATUS
-    return status
-
-
-def leave(status: int) -> NoReturn:
-    """End the process with an exit status; after an interruption at once, without waiting for what a device computes.
-
-    Args:
-        status: what `exit_on_error` returned.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if status == 128 + signal.SIGINT:
-        os._exit(status)
+        status = status or _report(error)
+    if status == INTERRUPTED_STATUS:
+        os._exit(status)  # at once, without waiting for the device
     sys.exit(status)
 
 
+def _report(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE_STATUS
+    place = f"{error.filename}: " if error.filename else ""
+    print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+    return ERROR_STATUS
+
+
 def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] = ()) -> bool:
-    """Print what `--help` or `--version` ask for.
+    """Answer `--help` and `--version`.
 
     Args:
         arguments: the command line.
-        about: usage and examples, to stand above the list of keys.
-        hidden: sections that this command does not use.
+        about: usage and examples, printed before the list of keys.
+        hidden: configuration sections that this command does not use.
 
     Returns:
-        Whether there was such a flag.
+        Whether one of the flags was given.
     """
     if {"-h", "--help"} & set(arguments):
         print(help_text(about, hidden))
@@ -97,7 +100,7 @@ def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] =
 
 
 def help_text(about: str, hidden: tuple[str, ...] = ()) -> str:
-    """Usage, and every key with its default and its meaning."""
+    """The help text: usage, then every key with its default and meaning."""
     lines = [about.strip(), "", "Keys, with their defaults (an experiment may set others):"]
     width = max(shutil.get_terminal_size((100, 24)).columns, 2 * KEY_WIDTH)
     for option in options(Config):
@@ -117,5 +120,5 @@ def _describe(option: Option, width: int) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """A default as one would type it."""
+    """A default as typed on the command line."""
     return "null" if value is None else str(value).replace(" ", "")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from leed_jax.cli.common import exit_printing
+from leed_jax.cli.common import exit_on_error
 from leed_jax.errors import ConfigurationError
 from leed_jax.evaluation import JSON, PICTURE, TABLE, Run, compare_runs, group, read_run, table, write_comparison
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 141 if nobody reads on.
     """
     parsed = _parser().parse_args(arguments)
-    return exit_printing(lambda: _compare(parsed))
+    return exit_on_error(lambda: _compare(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:

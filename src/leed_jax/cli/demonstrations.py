@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leed_jax.cli.common import exit_printing
+from leed_jax.cli.common import exit_on_error
 from leed_jax.cli.replay import draw_plan
 from leed_jax.cli.show import as_json, list_sets, read_contents, show_set
 from leed_jax.demonstrations.export import ABOUT, as_arrays, as_npz
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 141 if nobody reads on.
     """
     parsed = _parser().parse_args(arguments)
-    return exit_printing(lambda: parsed.run(parsed))
+    return exit_on_error(lambda: parsed.run(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:

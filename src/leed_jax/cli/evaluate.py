@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from leed_jax.cli.common import exit_printing
+from leed_jax.cli.common import exit_on_error
 from leed_jax.config import Config, check_config
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import write_whole
 from leed_jax.learning.episodes import Actor, measured_play, random_actor
 from leed_jax.report.checkpoints import Checkpoints
-from leed_jax.report.directory import CHECKPOINTS, read_config
-from leed_jax.report.metrics import plain
+from leed_jax.report.directory import CHECKPOINTS, last_checkpoint, read_config
+from leed_jax.report.metrics import check_metrics, each_agent, plain
 from leed_jax.report.statistics import interquartile_mean
 from leed_jax.training.program import Program, Setup, memory_errors, prepare
 
 ABOUT = """
-Evaluate the policies of a run, finished or not, on fresh episodes: every agent taking its most probable action, and
-every agent sampling. Beside them stand the instructions that the run started with, and random actions.
+Evaluate the policies of a run, finished or not, on fresh episodes: greedy and sampled actions, compared with the
+instructions that the run started with and with random actions.
 """
 
 EXAMPLES = """
@@ -36,7 +36,7 @@ examples:
   python -m leed_jax.evaluate runs/leed
   python -m leed_jax.evaluate runs/leed --checkpoint best --episodes 10000 --seed 7 --out evaluation.json
 
-With the run's own number of episodes and seed, the greedy figures are those of its summary.
+By default the episodes are those of the run's summary, so the greedy figures are the same.
 """
 
 
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; that of the process if None.
 
     Returns:
-        The exit status: 0, 2 after an error in what was asked for, 141 if nobody reads on.
+        The exit status: 0, or 2 after an error.
     """
     parsed = _parser().parse_args(arguments)
-    return exit_printing(lambda: _main(parsed))
+    return exit_on_error(lambda: _main(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> int:
     config = _wanted(read_config(arguments.run), arguments.episodes, arguments.seed)
+    check_metrics(arguments.run, last_checkpoint(arguments.run), config.num_seeds)
     if arguments.out is not None:
         _check_out(arguments.out)
     found = evaluate_run(arguments.run, config, arguments.checkpoint)
@@ -83,8 +84,8 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _check_out(out: Path) -> None:
     if out.is_dir() or not os.access(out.absolute().parent, os.W_OK | os.X_OK):
-        why = "it is a folder" if out.is_dir() else f"{out.absolute().parent} is no folder that can be written"
-        raise ConfigurationError(f"--out {out}: {why}; name a file in a folder that is there.")
+        why = "it is a folder" if out.is_dir() else f"{out.absolute().parent} is not a writable folder"
+        raise ConfigurationError(f"--out {out}: {why}; name a file in an existing folder.")
 
 
 def _wanted(config: Config, episodes: int | None, seed: int | None) -> Config:
@@ -100,14 +101,14 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
     Args:
         path: the run directory.
         config: its configuration, with the number and the seed of the episodes.
-        checkpoint: `last`, `best`, or the number of one that is there.
+        checkpoint: `last`, `best`, or the number of an existing one.
 
     Returns:
-        Figures as plain values. Each of `greedy`, `stochastic`, `instructions` and `random` holds the mean return of
-        each seed and agent, the standard error of its mean over agents, and the environment's measures.
+        Figures as plain values. Each of `greedy`, `stochastic`, `instructions` and `random` holds, by seed, the mean
+        return per agent with its standard error, the mean return of each agent, and the environment's measures.
 
     Raises:
-        LeedError: there is no such run or checkpoint, or what it needs is missing.
+        LeedError: there is no such run or checkpoint, or something that it needs is missing.
     """
     with memory_errors():
         setup = prepare(config)
@@ -120,7 +121,7 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
     if setup.demonstrations is not None:
         key = jax.random.fold_in(jax.random.key(config.evaluation.seed), 2)
         returns = np.asarray(setup.demonstrations.returns(key, config.evaluation.episodes))
-        figures["instructions"] = _summed_up(returns[None], {})
+        figures["instructions"] = _summarise(returns[None], {})
     return {
         "run": str(path),
         "algorithm": config.algorithm,
@@ -135,7 +136,7 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
 
 def _restore(path: Path, setup: Setup, which: str) -> tuple[int, Any]:
     if not (path / CHECKPOINTS).is_dir():
-        raise RunDirectoryError(f"{path} has no checkpoint yet; let the run go on.")
+        raise RunDirectoryError(f"{path} has no checkpoint yet; resume the run.")
     with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
         chunk = _chosen(path, checkpoints, which)
         return chunk, checkpoints.restore(chunk, Program(setup).abstract_state).parameters
@@ -149,12 +150,14 @@ def _chosen(path: Path, checkpoints: Checkpoints, which: str) -> int:
     there = sorted({number for number in known.values() if number is not None})
     if chunk is None or chunk not in there:
         shown = ", ".join(map(str, there)) or "none"
-        raise RunDirectoryError(f"{path} has no checkpoint {which} (there: {shown}); let the run go on, or name one.")
+        raise RunDirectoryError(
+            f"{path} has no checkpoint {which} (existing: {shown}); resume the run, or name one of these."
+        )
     return chunk
 
 
 def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
-    """Play with the policies of each seed, or of none."""
+    """Play with the policies of each seed, or once if there are no parameters."""
     evaluation = setup.config.evaluation
 
     @jax.jit
@@ -168,11 +171,11 @@ def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
         return jax.lax.map(one, parameters)
 
     returns, measures = score(parameters)
-    return _summed_up(np.asarray(returns), {name: np.asarray(value) for name, value in measures.items()})
+    return _summarise(np.asarray(returns), {name: np.asarray(value) for name, value in measures.items()})
 
 
-def _summed_up(returns: np.ndarray, measures: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Sum up returns `[S, E, A]` and measures `[S, E]`."""
+def _summarise(returns: np.ndarray, measures: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Average returns `[S, E, A]` and measures `[S, E]` over episodes."""
     teams = returns.mean(axis=-1, dtype=np.float64)
     return {
         "return_per_agent": plain(teams.mean(axis=1)),
@@ -197,27 +200,29 @@ def _print(found: dict[str, Any], path: Path) -> None:
         f"{found['episodes']:,} fresh episodes{f', {seeds} seeds' if seeds > 1 else ''}"
     )
     table = Table(title=escape(title), title_justify="left")
-    names = list(found["greedy"]["measures"])
+    measures = list(found["greedy"]["measures"])
+    agents = list(each_agent(found["greedy"]["return_of_agents"][0]))
     middle = "return per agent" if seeds == 1 else "return per agent (interquartile mean)"
-    for column in ("", middle, "spread" if seeds == 1 else "lowest, highest seed", "each agent", *names):
-        table.add_column(column, justify="left" if not column else "right")
+    spread = "standard error" if seeds == 1 else "lowest, highest seed"
+    for column in ("", middle, spread, *(name.replace("_", " ") for name in agents), *measures):
+        table.add_column(column, justify="right" if column else "left")
     for key, label in _ROWS.items():
         if key in found:
-            table.add_row(label, *_cells(found[key], names))
-    # As wide as it needs to be: a cell that is cut off says nothing.
-    width = max(Console().width, 60 + 24 * (1 + len(names)) + 8 * len(found["greedy"]["return_of_agents"][0]))
+            table.add_row(label, *_cells(found[key], measures))
+    # Wide enough for all columns, as Rich cuts off cells that do not fit the terminal.
+    width = max(Console().width, 60 + 24 * (1 + len(measures)) + 16 * len(agents))
     Console(width=width).print(table, highlight=False)
 
 
 def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
     returns = np.array(figures["return_per_agent"], np.float64)
     error = np.array(figures["standard_error"], np.float64)[0]
-    spread = f"s.e. {error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
+    spread = f"{error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
     agents = interquartile_mean(np.array(figures["return_of_agents"], np.float64).T)
     measured = [figures["measures"].get(name) for name in names]
     return [
         f"{interquartile_mean(returns):.2f}",
         spread,
-        " ".join(f"{value:.2f}" for value in agents),
+        *(f"{value:.2f}" for value in each_agent(agents.tolist()).values()),
         *("" if value is None else f"{np.mean(np.array(value, np.float64)):.2f}" for value in measured),
     ]

@@ -17,8 +17,8 @@ from leed_jax.config.options import one_sentence, options
 from leed_jax.errors import RunDirectoryError
 from leed_jax.evaluation.reading import damaged, read_number, read_summary
 from leed_jax.report.curve import curves
-from leed_jax.report.directory import CONFIG, METRICS, SUMMARY
-from leed_jax.report.metrics import Row, read_metrics
+from leed_jax.report.directory import CONFIG, SUMMARY
+from leed_jax.report.metrics import METRICS, Row, read_metrics
 
 GREEDY = "greedy_return_per_agent"
 TRAINING = "return_per_agent"
@@ -144,11 +144,10 @@ def _read_rows(path: Path, seeds: Sequence[int]) -> list[Row]:
         rows = read_metrics(path)
     except OSError as error:
         raise damaged(file, f"it cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise damaged(file, "a line of it is not JSON") from None
+    number = 0
     try:
-        for row in rows:
-            for name in ("env_steps", "wall_s"):
+        for number, row in enumerate(rows, start=1):  # noqa: B007 - named in the error
+            for name in ("seed", "env_steps", "wall_s"):
                 read_number(row, name)
             for name in (GREEDY, TRAINING):
                 read_number(row, name, missing=True)
@@ -156,7 +155,7 @@ def _read_rows(path: Path, seeds: Sequence[int]) -> list[Row]:
         expected = [(step, seed) for step in sorted({step for step, _ in found}) for seed in seeds]
         complete = bool(found) and sorted(found) == expected
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise damaged(file, "a line of it lacks a seed, steps, seconds or a return") from None
+        raise damaged(file, f"line {number} lacks a seed, steps, seconds or a return") from None
     if not complete:
         raise damaged(file, f"it does not hold every chunk of the seeds {', '.join(map(str, seeds))} once")
     return rows

@@ -1,4 +1,4 @@
-"""Checkpoints of the whole training state with orbax: the last one and the best one are kept."""
+"""Checkpoints of the whole training state, written with orbax; the last and the best one are kept."""
 
 import contextlib
 import logging
@@ -13,37 +13,39 @@ import jax
 import jax.numpy as jnp
 
 from leed_jax.errors import RunDirectoryError
+from leed_jax.files import writing
 from leed_jax.report.directory import CHECKPOINTS
 
 _DISCARDED = "discarded"
 
 
 class Checkpoints:
-    """Checkpoints of one run, numbered by the chunks that went before them.
+    """Checkpoints of one run, numbered by the chunks trained before them.
 
-    Writing is asynchronous and atomic: a process that is killed at any moment leaves the checkpoint before in place.
+    Writing is asynchronous and atomic: if the process is killed or the disk is full, the previous checkpoint stays.
 
     Args:
         directory: the run directory.
-        read_only: touch nothing, as another process may be writing there.
+        read_only: change nothing, as another process may be writing there.
 
     Raises:
-        RunDirectoryError: what is there cannot be read.
+        RunDirectoryError: the folder cannot be read or written.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
-        import orbax.checkpoint as ocp  # noqa: PLC0415 - takes a second, and errors in what was asked for come first
+        import orbax.checkpoint as ocp  # noqa: PLC0415 - takes a second; wrong arguments are reported before
         from orbax.checkpoint import checkpoint_managers as policies  # noqa: PLC0415
 
         self._args = ocp.args
         self._directory, self._read_only = (directory / CHECKPOINTS).absolute(), read_only
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
         handler = ocp.StandardCheckpointHandler()
-        with self._readable(f"folder {self._directory}"), _quiet(read_only):
+        with self._readable(f"folder {self._directory}"), contextlib.ExitStack() as stack:
             if self._directory.exists() and not self._directory.is_dir():
-                raise NotADirectoryError  # which would be noticed no sooner than in writing
-            # A directory that was being removed file by file when the process was killed would pass for a checkpoint,
-            # so it is renamed first and removed afterwards.
+                raise NotADirectoryError  # orbax would notice when the first checkpoint is written
+            stack.enter_context(_quiet_orbax())
+            # With todelete_subdir, orbax renames a checkpoint before it deletes it file by file. Otherwise one that is
+            # half deleted when the process is killed would be taken for a whole one.
             options = ocp.CheckpointManagerOptions(
                 best_fn=lambda metrics: metrics["score"],
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
@@ -53,6 +55,7 @@ class Checkpoints:
                 read_only=read_only,
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
+            self._open = stack.pop_all()
 
     def latest(self) -> int | None:
         """The number of the last checkpoint, None if there is none."""
@@ -65,17 +68,21 @@ class Checkpoints:
             return self._manager.best_step()
 
     def save(self, chunk: int, state: Any, score: float | None) -> None:
-        """Start to write a checkpoint.
+        """Start to write a checkpoint; errors are raised here or by the next `save`, `wait` or `close`.
 
         Args:
             chunk: its number.
-            state: arrays that nobody will donate or change.
-            score: what the best checkpoint is chosen by, the larger the better; None or NaN is worse than any number.
+            state: arrays that are neither donated nor changed afterwards.
+            score: the best checkpoint is the one with the largest score; None and NaN count as lowest.
+
+        Raises:
+            RunDirectoryError: this checkpoint, or the one before, cannot be written.
         """
         worst = -sys.float_info.max
         metrics = {"score": worst if score is None or math.isnan(score) else score}
         self.wait()
-        self._manager.save(chunk, args=self._args.StandardSave(_named_leaves(state)), metrics=metrics)
+        with self._written():
+            self._manager.save(chunk, args=self._args.StandardSave(_named_leaves(state)), metrics=metrics)
 
     def restore(self, chunk: int, abstract_state: Any) -> Any:
         """Read a checkpoint.
@@ -85,7 +92,7 @@ class Checkpoints:
             abstract_state: the state's structure with shapes, dtypes and shardings.
 
         Raises:
-            RunDirectoryError: it cannot be read, or holds something else.
+            RunDirectoryError: it cannot be read, or holds other arrays.
         """
         wanted = _named_leaves(abstract_state)
         with self._readable(f"checkpoint {self._directory / str(chunk)}"):
@@ -99,21 +106,35 @@ class Checkpoints:
         return jax.tree.unflatten(structure, whole)
 
     def wait(self) -> None:
-        """Wait until everything is written."""
-        self._manager.wait_until_finished()
+        """Wait until everything is written.
+
+        Raises:
+            RunDirectoryError: it cannot be written.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
         self._sweep()
 
     def close(self) -> None:
-        """Wait until everything is written, and let go of threads."""
-        self._manager.close()
+        """Wait until everything is written, and release threads.
+
+        Raises:
+            RunDirectoryError: it cannot be written.
+        """
+        with self._open, self._written():
+            self._manager.close()
         self._sweep()
+
+    def _written(self) -> contextlib.AbstractContextManager[None]:
+        # tensorstore reports a full disk as a ValueError.
+        return writing(self._directory, ValueError)
 
     @contextlib.contextmanager
     def _readable(self, what: str) -> Iterator[None]:
-        """Tell what cannot be read, and why that may be."""
+        """Turn the many kinds of errors that orbax and tensorstore raise for damaged checkpoints into one."""
         try:
             yield
-        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged or foreign checkpoint
+        except Exception as error:
             raise RunDirectoryError(
                 f"{what} cannot be used ({type(error).__name__}): it is damaged, "
                 "config.yaml was changed since, or another version of leed_jax wrote it. Restore what was there, or "
@@ -126,20 +147,28 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """Keep orbax from warning that what is to be read only can only be read."""
-    logger = logging.getLogger("absl")
+def _quiet_orbax() -> Iterator[None]:
+    """Keep orbax from printing tracebacks of errors that it also raises."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
-    if quiet:
-        logger.setLevel(logging.ERROR)
+
+    def shown(unraisable: Any) -> None:
+        # When a write has failed, orbax abandons the writes beside it, and they end in these errors.
+        abandoned = "async_serialize" in repr(unraisable.object)
+        if not abandoned and str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = shown
     try:
         yield
     finally:
         logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def _named_leaves(state: Any) -> dict[str, Any]:
-    """The state's arrays by their path, as orbax takes them: keys as their data, and none without elements."""
+    """The state's arrays by path, as orbax takes them: keys as integers, without arrays that have no elements."""
     return {_name(path): _data(leaf) for path, leaf in jax.tree.leaves_with_path(state) if leaf.size}
 
 
@@ -161,14 +190,14 @@ def _data(leaf: Any) -> Any:
 
 
 def _typed(data: jax.Array | None, leaf: Any) -> jax.Array:
-    """The inverse of `_data`, and zeros for what has no elements."""
+    """The inverse of `_data`; an array without elements where nothing was stored."""
     if data is None:
         return jnp.zeros(leaf.shape, leaf.dtype)
     return jax.random.wrap_key_data(data, impl=_key_impl(leaf)) if _is_key(leaf) else data
 
 
 def _key_impl(leaf: Any) -> Any:
-    """The generator of an abstract array of keys, which JAX tells of real and of traced ones alone."""
+    """The generator of an abstract array of keys, which `jax.random.key_impl` does not accept directly."""
     found = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
     return found[0]

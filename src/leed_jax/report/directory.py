@@ -14,11 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import LOCK, lock_folder, write_whole
+from leed_jax.report.metrics import check_metrics
 
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-TENSORBOARD = "tensorboard"
 SUMMARY = "summary.json"
 CURVE = "learning_curve.png"
 ANIMATION = "rollout.gif"
@@ -61,10 +60,11 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
-        """Claim the directory of a run that was stopped.
+        """Lock the directory of a stopped run, and check that it can be resumed.
 
         Raises:
-            RunDirectoryError: it is no run directory, the run has finished, or another process holds it.
+            RunDirectoryError: it is not a run directory, the run has finished, another process uses it, or
+                `metrics.jsonl` is damaged.
         """
         if not (path / CONFIG).is_file():
             raise RunDirectoryError(f"resume={path}: there is no run directory (no {CONFIG} in it). Check the path.")
@@ -72,17 +72,18 @@ class RunDirectory:
             lock = _lock(path)
         except OSError as error:
             raise RunDirectoryError(f"resume={path}: the directory cannot be written: {error.strerror}.") from None
-        if (path / SUMMARY).is_file():
-            os.close(lock)
-            raise RunDirectoryError(
-                f"resume={path}: the run has finished, so there is nothing to go on with; its results are in "
-                f"{path / SUMMARY}. To train further, start a new run with a larger total_steps."
-            )
         try:
-            return cls(path, lock, read_config(path))
+            if (path / SUMMARY).is_file():
+                raise RunDirectoryError(
+                    f"resume={path}: the run has finished; its results are in {path / SUMMARY}. To train longer, start "
+                    "a new run with a larger total_steps."
+                )
+            config = read_config(path)
+            check_metrics(path, last_checkpoint(path), config.num_seeds)
         except RunDirectoryError:
             os.close(lock)
             raise
+        return cls(path, lock, config)
 
     def __enter__(self) -> "RunDirectory":
         """Enter the context."""
@@ -113,6 +114,13 @@ def read_config(path: Path) -> Config:
         raise RunDirectoryError(f"{path / CONFIG} cannot be used: {error} {mend}") from None
     except RecursionError:
         raise RunDirectoryError(f"{path / CONFIG} cannot be used: it refers to itself. {mend}") from None
+
+
+def last_checkpoint(path: Path) -> int:
+    """The number of a run's last checkpoint, by the names of its folders; 0 if there is none."""
+    folder = path / CHECKPOINTS
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def choose_path(config: Config) -> Path:
