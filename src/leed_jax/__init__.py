@@ -9,9 +9,11 @@ from typing import Any
 from leed_jax.version import __version__
 
 _EXPORTS = {
+    "Actor": "learning.episodes",
     "AutoReset": "environments",
-    "Config": "config",
+    "Callback": "training.loop",
     "DemonstrationSet": "demonstrations",
+    "EarlyStopping": "training.loop",
     "Environment": "environments",
     "ExpertConfig": "learning.config",
     "Experts": "learning.experts",
@@ -25,15 +27,23 @@ _EXPORTS = {
     "RunConfig": "config",
     "TimeStep": "environments",
     "TrainState": "learning.ppo",
+    "TrainedPolicy": "training.trained_policy",
+    "animate": "training.trained_policy",
     "check_environment": "environments.contract",
+    "evaluate": "training.trained_policy",
     "execute": "instructions",
     "execute_many": "instructions",
     "expert_episodes": "learning.experts",
     "expert_samples": "learning.experts",
     "init_state": "learning.ppo",
     "load_demonstrations": "demonstrations",
+    "load_policy": "training.trained_policy",
     "make_train_chunk": "learning.ppo",
     "play": "learning.episodes",
+    "policy_actor": "learning.episodes",
+    "random_actor": "learning.episodes",
+    "rollout": "training.trained_policy",
+    "train": "training.library",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the keys are strings

@@ -14,12 +14,12 @@ def choice(default: str | None, choices: Iterable[str]) -> Any:
     return dataclasses.field(default=default, metadata={"choices": tuple(choices)})
 
 
-def between(default: float, low: float, high: float) -> Any:
+def between(default: float | int, low: float | int, high: float | int) -> Any:
     """A field that takes numbers from `low` to `high`, both included."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
 
-def at_least(default: float | None, low: float = 1) -> Any:
+def at_least(default: float | int | None, low: float | int = 1) -> Any:
     """A field that takes numbers from `low` on."""
     return dataclasses.field(default=default, metadata={"low": low, "high": math.inf})
 

@@ -1,7 +1,6 @@
 """`python -m leed_jax.evaluate RUN`: what a run's policies earn on fresh episodes, greedy and stochastic."""
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -17,14 +16,15 @@ from rich.table import Table
 
 from leed_jax.cli.common import exit_on_error
 from leed_jax.config import Config, check_config
-from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.errors import ConfigurationError
 from leed_jax.files import write_whole
 from leed_jax.learning.episodes import Actor, measured_play, random_actor
-from leed_jax.report.checkpoints import Checkpoints
-from leed_jax.report.directory import CHECKPOINTS, last_checkpoint, read_config
+from leed_jax.report.checkpoints import read_parameters
+from leed_jax.report.directory import last_checkpoint, read_config
 from leed_jax.report.metrics import check_metrics, each_agent, plain
 from leed_jax.report.statistics import interquartile_mean
-from leed_jax.training.program import Program, Setup, memory_errors, prepare
+from leed_jax.training.program import Setup, memory_errors, prepare
+from leed_jax.training.trained_policy import stacked_parameters
 
 ABOUT = """
 Evaluate the policies of a run, finished or not, on fresh episodes: greedy and sampled actions, compared with the
@@ -112,7 +112,8 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
     """
     with memory_errors():
         setup = prepare(config)
-        chunk, state = _restore(path, setup, checkpoint)
+        chunk, named = read_parameters(path, checkpoint)
+        state = stacked_parameters(setup.algorithm, named, path)
         figures = {
             name: _figures(setup, lambda parameters, greedy=greedy: setup.algorithm.actor(parameters, greedy), state)
             for name, greedy in (("greedy", True), ("stochastic", False))
@@ -134,36 +135,14 @@ def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[s
     }
 
 
-def _restore(path: Path, setup: Setup, which: str) -> tuple[int, Any]:
-    if not (path / CHECKPOINTS).is_dir():
-        raise RunDirectoryError(f"{path} has no checkpoint yet; resume the run.")
-    with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
-        chunk = _chosen(path, checkpoints, which)
-        return chunk, checkpoints.restore(chunk, Program(setup).abstract_state).parameters
-
-
-def _chosen(path: Path, checkpoints: Checkpoints, which: str) -> int:
-    known = {"last": checkpoints.latest(), "best": checkpoints.best()}
-    chunk = known[which] if which in known else int(which) if which.isdecimal() else None
-    if which not in known and chunk is None:
-        raise ConfigurationError(f"--checkpoint {which}: give last, best, or the number of a checkpoint.")
-    there = sorted({number for number in known.values() if number is not None})
-    if chunk is None or chunk not in there:
-        shown = ", ".join(map(str, there)) or "none"
-        raise RunDirectoryError(
-            f"{path} has no checkpoint {which} (existing: {shown}); resume the run, or name one of these."
-        )
-    return chunk
-
-
-def _figures(setup: Setup, chooser_of: Any, parameters: Any) -> dict[str, Any]:
+def _figures(setup: Setup, actor_of: Any, parameters: Any) -> dict[str, Any]:
     """Play with the policies of each seed, or once if there are no parameters."""
     evaluation = setup.config.evaluation
 
     @jax.jit
     def score(parameters: Any) -> Any:
         def one(parameters: Any) -> Any:
-            actor: Actor = chooser_of(parameters)
+            actor: Actor = actor_of(parameters)
             return measured_play(setup.environment, actor, jax.random.key(evaluation.seed), evaluation.episodes)
 
         if parameters is None:

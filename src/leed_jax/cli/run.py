@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -47,23 +48,29 @@ def _main(arguments: list[str]) -> int:
     from leed_jax.training.runner import resume_run, start_run  # noqa: PLC0415
 
     console = Console()
-    directory = _resumed_directory(arguments)
-    outcome = start_run(compose_config(arguments), console) if directory is None else resume_run(directory, console)
-    return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+    resumed = _resume_settings(arguments)
+    if resumed is None:
+        result = start_run(compose_config(arguments), console)
+    else:
+        directory, settings = resumed
+        result = resume_run(directory, console, **settings)
+    return 0 if result.stopped_by is None else 128 + result.stopped_by
 
 
-def _resumed_directory(arguments: Sequence[str]) -> Path | None:
-    """The directory of `resume=DIR`, which stands alone."""
-    settings = [split_setting(argument) for argument in arguments]
-    directories = [value for key, value in settings if key == "resume"]
-    if not directories:
+def _resume_settings(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
+    """The directory of `resume=DIR`, and the settings that may be given with it; None without it."""
+    settings = dict(split_setting(argument) for argument in arguments)
+    if "resume" not in settings:
         return None
-    others = [argument for argument, (key, _) in zip(arguments, settings, strict=True) if key != "resume"]
-    if others or len(directories) > 1:
+    directory = settings.pop("resume")
+    if extra := set(settings) - {"total_steps", "schedule"}:
         raise ConfigurationError(
-            f"resume={directories[0]} stands alone, as the run goes on with the configuration that it recorded; "
-            f"leave out {' '.join(others) or 'the second one'}, or start a new run without resume."
+            f"resume={directory} continues with the recorded configuration; leave out {', '.join(sorted(extra))}, or "
+            "start a new run without resume. With total_steps=N (and schedule=restart or hold) a finished run is "
+            "trained further."
         )
-    if not directories[0]:
-        raise ConfigurationError("resume= is empty: name the run directory to go on with.")
-    return Path(directories[0]).expanduser()
+    if "schedule" in settings and "total_steps" not in settings:
+        raise ConfigurationError("schedule says what schedules do in added steps; add total_steps=N.")
+    config = compose_config([f"{key}={value}" for key, value in settings.items()], check_environment_name=False)
+    total_steps = config.total_steps if "total_steps" in settings else None
+    return Path(directory).expanduser(), {"total_steps": total_steps, "schedule": config.schedule}

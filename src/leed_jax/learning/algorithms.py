@@ -5,12 +5,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
 
 from leed_jax.environments import Environment, has_continuous_actions
 from leed_jax.errors import ConfigurationError
 from leed_jax.learning.config import ALGORITHMS, VALUE_BASED, Hparams, imitation_alone
-from leed_jax.learning.episodes import Actor, policy_actor
+from leed_jax.learning.episodes import Actor, policy_actor, policy_value
 from leed_jax.learning.ppo import TrainChunk, init_state, make_train_chunk
 from leed_jax.learning.q_learning import init_q_state, make_mixer, make_q_chunk, q_actor
 from leed_jax.networks.config import NetworkConfig
@@ -25,12 +26,15 @@ class Algorithm(NamedTuple):
         init: `init(key)` gives the initial training state; it has `parameters` and `update`.
         train_chunk: `train_chunk(state, experts, hparams)` gives the state after a chunk of updates, and its metrics.
         actor: `actor(parameters, greedy)` selects actions with trained parameters.
+        value: `value(parameters, obs, carry)` gives each agent's estimated return for observations `[E, A, O]`, and the
+            next carry; None is the carry at the start of an episode.
         hparams: the settings, with every number an array.
     """
 
     init: Callable[[PRNGKeyArray], Any]
     train_chunk: TrainChunk
     actor: Callable[[Any, bool], Actor]
+    value: Callable[[Any, Array, Any], tuple[Array, Any]]
     hparams: Hparams
 
 
@@ -73,6 +77,7 @@ def make_algorithm(
             functools.partial(init_q_state, environment, q_network, mixer, num_envs, rollout_steps, settings),
             make_q_chunk(environment, q_network, mixer, rollout_steps, updates_per_chunk),
             lambda parameters, greedy: q_actor(q_network, parameters, greedy, settings.epsilon_end),
+            lambda parameters, obs, carry: (jnp.max(q_network.values(parameters.agents, obs), axis=-1), carry),
             hparams.as_arrays(),
         )
     hparams = _hparams_of(name, environment, hparams)
@@ -81,6 +86,7 @@ def make_algorithm(
         functools.partial(init_state, environment, policy, num_envs),
         make_train_chunk(environment, policy, rollout_steps, updates_per_chunk),
         lambda parameters, greedy: policy_actor(policy, parameters, greedy),
+        functools.partial(policy_value, policy),
         hparams.as_arrays(),
     )
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 from leed_jax.environments import Environment, reset_env, step_env
 from leed_jax.environments.actions import executable, random_actions
 from leed_jax.instructions.measures import episode_measures
-from leed_jax.networks.policy import Policy, PolicyParameters, distributions_of_agents
+from leed_jax.networks.policy import Policy, PolicyParameters, distributions_of_agents, values_of_agents
 
 
 class Actor(NamedTuple):
@@ -48,6 +48,17 @@ def policy_actor(policy: Policy, parameters: PolicyParameters, greedy: bool = Tr
         return carry, distribution.mode() if greedy else distribution.sample(key)[0]
 
     return Actor(init, select_actions)
+
+
+def policy_value(
+    policy: Policy, parameters: PolicyParameters, obs: Float[Array, "E A O"], carry: Any = None
+) -> tuple[Float[Array, "E A"], Any]:
+    """Each agent's estimate of its return, and the carry of recurrent critics; None is that of an episode's start."""
+    hidden = policy.init_hidden(obs.shape[0])
+    carry = hidden.critic if carry is None and hidden is not None else carry
+    not_first = jnp.zeros(obs.shape[0], bool)
+    carry, value = values_of_agents(policy, policy.of_agents(parameters), carry, obs, not_first)
+    return value, carry
 
 
 def random_actor(environment: Environment) -> Actor:

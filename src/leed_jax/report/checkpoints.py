@@ -11,12 +11,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from leed_jax.errors import RunDirectoryError
+from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import writing
 from leed_jax.report.directory import CHECKPOINTS
 
 _DISCARDED = "discarded"
+
+# Names of arrays in checkpoints of version 0.1, by their present names.
+_BEFORE = {
+    "rollout_state.obs": "actors.observation",
+    "rollout_state.episode_return": "actors.running_return",
+    "rollout_state.instruction": "actors.counter",
+    "rollout_state.is_first": "actors.start",
+    "rollout_state.hidden.": "actors.memory.",
+    "rollout_state.": "actors.",
+    "gap.mean": "gap.now",
+    "gap.largest": "gap.widest",
+    "gap.reference_returns": "gap.against",
+}
+# What the states of vdn and qmix did not have; zero serves them.
+_ADDED = ("actors.counter", "actors.start")
 
 
 class Checkpoints:
@@ -97,13 +113,36 @@ class Checkpoints:
         wanted = _named_leaves(abstract_state)
         with self._readable(f"checkpoint {self._directory / str(chunk)}"):
             found = self._manager.item_metadata(chunk)
-            kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
+            wanted = {_name_before(name) if _name_before(name) in found else name: x for name, x in wanted.items()}
+            added = {name for name in wanted if name not in found and _name_before(name) in _ADDED}
+            stored = {name: leaf for name, leaf in wanted.items() if name not in added}
+            kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in stored.items()}
             if {name: (found[name].shape, found[name].dtype) for name in found} != kinds:
                 raise ValueError("it holds other arrays")
-            leaves = self._manager.restore(chunk, args=self._args.StandardRestore(wanted))
+            leaves = self._manager.restore(chunk, args=self._args.StandardRestore(stored))
         paths, structure = jax.tree.flatten_with_path(abstract_state)
-        whole = [_typed(leaves.get(_name(path)), leaf) for path, leaf in paths]
+        names = [(_name(path), leaf) for path, leaf in paths]
+        whole = [_typed(leaves.get(name, leaves.get(_name_before(name))), leaf) for name, leaf in names]
         return jax.tree.unflatten(structure, whole)
+
+    def restore_parameters(self, chunk: int) -> dict[str, np.ndarray]:
+        """Read the parameters of a checkpoint alone, by their names in the state, without needing its structure.
+
+        Args:
+            chunk: its number.
+
+        Raises:
+            RunDirectoryError: it cannot be read.
+        """
+        with self._readable(f"checkpoint {self._directory / str(chunk)}"):
+            found = self._manager.item_metadata(chunk)
+            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            wanted = {
+                name: jax.ShapeDtypeStruct(found[name].shape, found[name].dtype, sharding=sharding) for name in found
+            }
+            leaves = self._manager.restore(chunk, args=self._args.StandardRestore(wanted))
+        prefix = "parameters."
+        return {name[len(prefix) :]: np.asarray(x) for name, x in leaves.items() if name.startswith(prefix)}
 
     def wait(self) -> None:
         """Wait until everything is written.
@@ -146,6 +185,46 @@ class Checkpoints:
             shutil.rmtree(self._directory / _DISCARDED, ignore_errors=True)
 
 
+def choose_checkpoint(checkpoints: Checkpoints, path: Path, which: str) -> int:
+    """The number of a checkpoint.
+
+    Args:
+        checkpoints: those of a run.
+        path: its directory, for messages.
+        which: `last`, `best` (by the return while training), or a number.
+
+    Raises:
+        ConfigurationError: `which` is none of these.
+        RunDirectoryError: there is no such checkpoint.
+    """
+    known = {"last": checkpoints.latest(), "best": checkpoints.best()}
+    if which not in known and not which.isdecimal():
+        raise ConfigurationError(f"checkpoint {which}: give last, best, or the number of a checkpoint.")
+    chunk = known[which] if which in known else int(which)
+    there = sorted({number for number in known.values() if number is not None})
+    if chunk is None or chunk not in there:
+        shown = ", ".join(map(str, there)) or "none"
+        raise RunDirectoryError(f"{path} has no checkpoint {which} (there: {shown}); continue the run, or name one.")
+    return chunk
+
+
+def read_parameters(path: Path, which: str) -> tuple[int, dict[str, np.ndarray]]:
+    """The parameters in a run directory, by name, with a leading axis of seeds; and the number of their checkpoint.
+
+    Args:
+        path: the run directory.
+        which: see `choose_checkpoint`.
+
+    Raises:
+        RunDirectoryError: there is no such checkpoint.
+    """
+    if not (path / CHECKPOINTS).is_dir():
+        raise RunDirectoryError(f"{path} has no checkpoint yet; continue the run.")
+    with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
+        chunk = choose_checkpoint(checkpoints, path, which)
+        return chunk, checkpoints.restore_parameters(chunk)
+
+
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
     """Keep orbax from printing tracebacks of errors that it also raises."""
@@ -176,6 +255,14 @@ def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def _name_before(name: str) -> str:
+    """The name of an array in checkpoints of version 0.1."""
+    for now, before in _BEFORE.items():
+        if name == now or (now.endswith(".") and name.startswith(now)):
+            return before + name[len(now) :]
+    return name
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -190,7 +277,7 @@ def _data(leaf: Any) -> Any:
 
 
 def _typed(data: jax.Array | None, leaf: Any) -> jax.Array:
-    """The inverse of `_data`; an array without elements where nothing was stored."""
+    """The inverse of `_data`; zeros where nothing was stored."""
     if data is None:
         return jnp.zeros(leaf.shape, leaf.dtype)
     return jax.random.wrap_key_data(data, impl=_key_impl(leaf)) if _is_key(leaf) else data

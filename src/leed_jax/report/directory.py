@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, RunDirectoryError
-from leed_jax.files import LOCK, lock_folder, write_whole
+from leed_jax.files import LOCK, lock_folder, write_whole, writing
 from leed_jax.report.metrics import check_metrics
 
 CONFIG = "config.yaml"
@@ -52,18 +52,21 @@ class RunDirectory:
             lock = _lock(path)
             # Between the check and the lock another process may have come and gone.
             check_free(path)
-            values = {**to_dictionary(config), "out": str(path), "resume": None}
-            write_whole(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+            _write_config(path, config)
         except OSError as error:
             raise RunDirectoryError(f"out={path} cannot be written: {error.strerror}. Choose another out.") from None
         return cls(path, lock, config)
 
     @classmethod
-    def reopen(cls, path: Path) -> "RunDirectory":
-        """Lock the directory of a stopped run, and check that it can be resumed.
+    def reopen(cls, path: Path, *, finished: bool = False) -> "RunDirectory":
+        """Lock the directory of a run, and check that it can be resumed.
+
+        Args:
+            path: the directory.
+            finished: whether the run has to have finished; else it must not have.
 
         Raises:
-            RunDirectoryError: it is not a run directory, the run has finished, another process uses it, or
+            RunDirectoryError: it is not a run directory, the run has finished or has not, another process uses it, or
                 `metrics.jsonl` is damaged.
         """
         if not (path / CONFIG).is_file():
@@ -73,10 +76,12 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"resume={path}: the directory cannot be written: {error.strerror}.") from None
         try:
-            if (path / SUMMARY).is_file():
+            if (path / SUMMARY).is_file() != finished:
                 raise RunDirectoryError(
-                    f"resume={path}: the run has finished; its results are in {path / SUMMARY}. To train longer, start "
-                    "a new run with a larger total_steps."
+                    f"resume={path}: the run has not finished yet; resume it without total_steps first."
+                    if finished
+                    else f"resume={path}: the run has finished; its results are in {path / SUMMARY}. To train it "
+                    "further, add total_steps=N."
                 )
             config = read_config(path)
             check_metrics(path, last_checkpoint(path), config.num_seeds)
@@ -84,6 +89,25 @@ class RunDirectory:
             os.close(lock)
             raise
         return cls(path, lock, config)
+
+    def extend(self, config: Config) -> None:
+        """Turn a finished run into a stopped one with another configuration; its summary is kept under another name.
+
+        Args:
+            config: the configuration, with more steps.
+        """
+        with writing(self.path / CONFIG):
+            _write_config(self.path, config)
+            steps = self.config.total_steps
+            (self.path / SUMMARY).replace(self.path / f"summary-{steps}.json")
+        self.config = config
+
+    def discard(self) -> None:
+        """Remove what `create` wrote, where nothing has been trained."""
+        for name in (CONFIG, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def __enter__(self) -> "RunDirectory":
         """Enter the context."""
@@ -94,6 +118,11 @@ class RunDirectory:
     ) -> None:
         """Let go of the lock."""
         os.close(self._lock)
+
+
+def _write_config(path: Path, config: Config) -> None:
+    values = {**to_dictionary(config), "out": str(path), "resume": None}
+    write_whole(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
 
 
 def read_config(path: Path) -> Config:

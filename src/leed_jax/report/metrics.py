@@ -38,8 +38,8 @@ def metric_rows(metrics: Mapping[str, np.ndarray], common: Mapping[str, Any], fi
         common: fields that are the same for all seeds.
         first_seed: the seed of the first row.
     """
-    returns, greedy = metrics["return_of_agents"], metrics.get("greedy_return_per_agent")
-    losses = {name: value for name, value in metrics.items() if not name.endswith("return_per_agent")}
+    returns, greedy = metrics["return_of_agents"], metrics.get("greedy_return_of_agents")
+    losses = {name: value for name, value in metrics.items() if name != "return_of_agents"}
     return [
         {
             **common,

@@ -16,7 +16,7 @@ from leed_jax.studies.page import Section, write_page
 from leed_jax.studies.plan import PlannedRun, check_recorded, clear_debris, has_begun, has_finished, plan_runs
 from leed_jax.studies.progress import Pace, say, work_of
 from leed_jax.studies.request import Request
-from leed_jax.training.runner import Outcome, resume_run, start_run
+from leed_jax.training.runner import RunResult, resume_run, start_run
 
 SUMMARY_PICTURE = "points.png"
 
@@ -71,7 +71,7 @@ def _train_all(planned: Sequence[PlannedRun], console: Console) -> int | None:
     return None
 
 
-def _train(run: PlannedRun, console: Console) -> Outcome:
+def _train(run: PlannedRun, console: Console) -> RunResult:
     try:
         if has_begun(run):
             return resume_run(run.path, console)

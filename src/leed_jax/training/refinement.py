@@ -8,7 +8,7 @@ chunks. Each time is on disk, below `refreshes/`, before it takes effect, so tha
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from leed_jax.instructions import InstructedEnvironment
 from leed_jax.learning.episodes import measured_play
 from leed_jax.learning.experts import Experts
 from leed_jax.training.background import Background
+from leed_jax.training.loop import Callback
 from leed_jax.training.program import Program, Setup, make_experts
 
 FOLDER = "refreshes"
@@ -35,7 +36,7 @@ LOG = "refreshes.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RefreshRequest:
     """What a refresh starts from.
 
     Attributes:
@@ -64,8 +65,8 @@ class Refresh:
     experts: Experts | None = None
 
 
-class Refinement:
-    """Asks for better plans beside a training run, and has the program learn from them.
+class Refinement(Callback):
+    """Asks a model for better plans while training goes on, and replaces the program's demonstrations by them.
 
     Args:
         setup: the run, with an algorithm that imitates.
@@ -79,11 +80,11 @@ class Refinement:
         self._used: DemonstrationSet = setup.demonstrations
         self._every = setup.config.generate.refresh_every
         self._last = 0
-        self._note: Callable[[str], None] = lambda _: None
-        self._background: Background[Request, Refresh] | None = None
+        self.note: Callable[[str], None] = lambda _: None
+        self._background: Background[RefreshRequest, Refresh] | None = None
 
-    def go_on_after(self, chunk: int) -> None:
-        """Use the demonstrations that were in use after `chunk` chunks; forget what was noted later.
+    def restore(self, chunk: int) -> None:
+        """Use the demonstrations that were in use after `chunk` chunks, and remove later entries of the log.
 
         Raises:
             RunDirectoryError: the record cannot be read.
@@ -100,52 +101,49 @@ class Refinement:
             self._used = load_demonstrations(str(self._directory / FOLDER / swaps[-1]), self._setup.environment)
             self._program.swap(make_experts(self._setup.config, self._used))
 
-    @contextlib.contextmanager
-    def beside(self, note: Callable[[str], None]) -> Iterator[None]:
-        """Ask in the background, for as long as the context lasts.
+    def on_start(self, setup: Setup) -> None:
+        """Start the background thread."""
+        del setup
+        self._background = Background(self._session)
 
-        Args:
-            note: is told, in a sentence, what happened.
-        """
-        self._note, self._background = note, Background(self._session)
-        try:
-            yield
-        finally:
+    def on_end(self) -> None:
+        """End the background thread."""
+        if self._background is not None:
             self._background.close()
 
-    def take(self, chunk: int) -> None:
-        """Learn from better demonstrations from now on, after `chunk` chunks, if there are any; returns at once."""
+    def wants_state(self, chunk: int) -> bool:
+        """Parameters are copied in `after_dispatch`."""
+        del chunk
+        return False
+
+    def before_chunk(self, chunk: int) -> None:
+        """Learn from better demonstrations from this chunk on, if there are any; returns at once."""
         finished = None if self._background is None else self._background.collect()
         if finished is None:
             return
         if finished.result is None:
-            self._note(f"Asked for better plans after update {finished.job.update}, in vain: {finished.problem}")
+            self.note(f"Asking for better plans after update {finished.job.update} failed: {finished.problem}")
             return
         refresh = finished.result
         folder = None if refresh.demonstrations is None else refresh.demonstrations.path.name
-        entry = {"chunk": chunk, "asked_after_update": refresh.update, "best_return": refresh.best_return}
+        entry = {"chunk": chunk - 1, "asked_after_update": refresh.update, "best_return": refresh.best_return}
         append_line(self._directory / LOG, json.dumps({**entry, "set": folder}))
         if refresh.demonstrations is None or refresh.experts is None:
             return
         self._program.swap(refresh.experts)
         self._used = refresh.demonstrations
-        self._note(f"Better plans, {refresh.best_return:.2f} per agent; learning from {FOLDER}/{folder} from now on.")
+        self.note(f"Better plans, {refresh.best_return:.2f} per agent; learning from {FOLDER}/{folder} from now on.")
 
-    def offer(self, chunk: int, state: Any) -> None:
-        """Ask for better plans if it is time and nothing is being asked; returns at once.
-
-        Args:
-            chunk: the number of chunks made.
-            state: the training state after them.
-        """
+    def after_dispatch(self, chunk: int, state: Any) -> None:
+        """Ask for better plans if it is time and no request is running; returns at once."""
         update = chunk * self._setup.schedule.updates_per_chunk
         due = update // self._every > self._last // self._every
         if due and self._background is not None and not self._background.busy:
             self._last = update
-            self._background.submit(Request(update, self._program.first_parameters(state)))
+            self._background.submit(RefreshRequest(update, self._program.first_parameters(state)))
 
     @contextlib.asynccontextmanager
-    async def _session(self) -> AsyncIterator[Callable[[Request], Awaitable[Refresh]]]:
+    async def _session(self) -> AsyncIterator[Callable[[RefreshRequest], Awaitable[Refresh]]]:
         used = self._used
         config = conversation_settings(self._setup.config, used)
         journal = self._directory / JOURNAL
@@ -161,11 +159,11 @@ class Refinement:
                 known=known,
                 with_control=False,
             )
-            asking = _Asking(self._setup, self._program, self._directory, config, generation, used.environment)
+            asking = _Conversation(self._setup, self._program, self._directory, config, generation, used.environment)
             yield asking.refresh
 
 
-class _Asking:
+class _Conversation:
     """One conversation with the model, over all refreshes of a run."""
 
     def __init__(
@@ -189,7 +187,7 @@ class _Asking:
 
         self._play = jax.jit(play)
 
-    async def refresh(self, request: Request) -> Refresh:
+    async def refresh(self, request: RefreshRequest) -> Refresh:
         """Ask for one round of plans, and make demonstrations if they are better."""
         figures = await self._generation.round(self._account(request.parameters))
         plans = self._plans()

@@ -229,7 +229,9 @@ def _extend(path: Path, total_steps: int, schedule: str, console: Console) -> No
             changes["schedule_steps"] = before.steps - config.schedule_from
         directory.extend(dataclasses.replace(config, **changes))
         what = "run anew over the added steps" if schedule == "restart" else "stay at their final values"
-        console.print(f"Training {path} further, to {changes['total_steps']:,} steps; schedules {what}.", soft_wrap=True)
+        console.print(
+            f"Training {path} further, to {changes['total_steps']:,} steps; schedules {what}.", soft_wrap=True
+        )
 
 
 def _compile(setup: Setup, program: Program, console: Console) -> None:
@@ -389,5 +391,3 @@ def summarise_run(setup: Setup, end: LoopEnd, compile_s: float) -> dict[str, Any
         "versions": {"leed_jax": __version__, "jax": jax.__version__},
         "device": describe_device(),
     }
-
-
