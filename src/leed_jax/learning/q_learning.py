@@ -215,9 +215,8 @@ def _learn(
     """The gradient steps of one update; `key` is consumed."""
     settings = hparams.q_learning
     final_rate = settings.learning_rate * (1.0 - settings.learning_rate_decay)
-    learning_rate = linear_schedule(
-        state.update - hparams.first_update, settings.learning_rate, final_rate, hparams.total_updates
-    )
+    update = state.update - hparams.first_update
+    learning_rate = linear_schedule(update, settings.learning_rate, final_rate, hparams.total_updates)
     adam = optimiser(learning_rate, settings.max_grad_norm)
 
     def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Metrics]:

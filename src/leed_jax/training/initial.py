@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from leed_jax.errors import ConfigurationError
@@ -42,7 +43,7 @@ def initial_parameters(setup: Setup) -> Any:
     )
 
 
-def _fitted(path: Path, name: str, given: Array, wanted: Any) -> Array:
+def _fitted(path: Path, name: str, given: np.ndarray, wanted: Any) -> Array:
     """One array, repeated over seeds and groups where there is a single one."""
     array = jnp.asarray(given)
     for axis in range(min(2, array.ndim)):

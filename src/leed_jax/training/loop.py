@@ -55,9 +55,9 @@ class Iteration:
 class Callback:
     """Hooks of the training loop. Subclasses override what they need.
 
-    A chunk is dispatched before the metrics of the one before it are known, so that the device never waits. The state of
-    a chunk is donated to the next one: `after_dispatch` may only read it during the call, and `on_iteration` gets a
-    copy, where `wants_state` says so.
+    A chunk is dispatched before the metrics of the one before it are known, so that the device never waits. The state
+    of a chunk is donated to the next one: `after_dispatch` may only read it during the call, and `on_iteration` gets a
+    copy where `wants_state` says so.
     """
 
     def on_start(self, setup: Setup) -> None:

@@ -99,7 +99,7 @@ class TrainedPolicy:
     def export(self, folder: str | Path, batch_size: int = 1) -> Path:
         """Write the parameters as safetensors with a manifest, and `act` as a `jax.export` artefact.
 
-        The artefact is greedy and runs with jax alone: `jax.export.deserialize(file.read_bytes()).call(obs, available,
+        The artefact is greedy and runs without leed_jax, with jax and flatbuffers, which jax.export needs: `jax.export.deserialize(file.read_bytes()).call(obs, available,
         *carry)` gives the actions and the arrays of the carry.
 
         Args:
@@ -281,7 +281,8 @@ def rollout(
     first, (fields, after, done) = play(key)
     length = int(np.argmax(done)) + 1 if np.any(done) else environment.max_steps
     states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:length]]), first, after)
-    return Episode(*(x[:length] for x in fields), states)
+    obs, action, reward, terminated, truncated = (x[:length] for x in fields)
+    return Episode(obs, action, reward, terminated, truncated, states)
 
 
 def animate(
