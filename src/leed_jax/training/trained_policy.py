@@ -99,8 +99,8 @@ class TrainedPolicy:
     def export(self, folder: str | Path, batch_size: int = 1) -> Path:
         """Write the parameters as safetensors with a manifest, and `act` as a `jax.export` artefact.
 
-        The artefact is greedy and runs without leed_jax, with jax and flatbuffers, which jax.export needs: `jax.export.deserialize(file.read_bytes()).call(obs, available,
-        *carry)` gives the actions and the arrays of the carry.
+        The artefact is greedy and runs without leed_jax, with jax and flatbuffers, which jax.export needs:
+        `jax.export.deserialize(file.read_bytes()).call(obs, available, *carry)` gives the actions and the next carry.
 
         Args:
             folder: where to write; created if it does not exist.
