@@ -1,6 +1,9 @@
 """What has to stand before any test module is imported."""
 
+import atexit
 import functools
+import os
+import tempfile
 import warnings
 from typing import Any
 
@@ -11,6 +14,12 @@ from flax import struct
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import distrax  # noqa: F401
+
+# No test reads or writes the user's cache. The processes that pytest starts inherit the folder.
+if not os.environ.get("LEED_JAX_CACHE", "").startswith(tempfile.gettempdir()):
+    _cache = tempfile.TemporaryDirectory(prefix="leed_jax-cache-")
+    atexit.register(_cache.cleanup)
+    os.environ["LEED_JAX_CACHE"] = _cache.name
 
 _dataclass = struct.dataclass
 

@@ -1,9 +1,11 @@
 """The environment seam: the contract, and automatic resets."""
 
 import dataclasses
+import importlib
 import inspect
 import itertools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from own_environment import Meeting
 from probes import HYPER, Choice, Line, Masked, Nothing, OneByOne, Steady
 
 from leed_jax import Policy, TrainSettings, init_state, make_train_chunk
+from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.environments import AutoReset, Environment, TimeStep, fill_defaults, reset_env, step_env
 from leed_jax.environments.contract import check_environment
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import EnvironmentContractError
+from leed_jax.files import cache_folder
 from leed_jax.instructions import PrimitiveInstructions
 
 KEPT = [
@@ -102,7 +106,6 @@ ALTERED = {
 @pytest.mark.parametrize("rule", ALTERED)
 def test_the_contract_names_the_rule_that_a_time_step_breaks(rule: str) -> None:
     field, value, since = ALTERED[rule]
-    check_environment(Altered())
     with pytest.raises(EnvironmentContractError, match=re.escape(rule)):
         check_environment(Altered(field=field, value=value, since=since))
 
@@ -114,7 +117,6 @@ class Reviving(OneByOne):
 
 
 def test_an_agent_that_has_terminated_stays_so() -> None:
-    check_environment(OneByOne())
     with pytest.raises(EnvironmentContractError, match="step 2: an agent that was terminated takes part again"):
         check_environment(Reviving())
 
@@ -154,7 +156,8 @@ class Counting(Steady):
     """Not pure: what a call returns depends on how often it was called."""
 
     def reset(self, key: Any) -> Any:
-        return next(_COUNTER), super().reset(key)[1]
+        state, time_step = super().reset(key)
+        return (state[0] + next(_COUNTER), state[1]), time_step
 
 
 class CountingSteps(Steady):
@@ -168,7 +171,7 @@ class Host(Steady):
     def reset(self, key: Any) -> Any:
         count = jax.experimental.io_callback(lambda: np.int32(next(_COUNTER)), jax.ShapeDtypeStruct((), jnp.int32))
         state, time_step = super().reset(key)
-        return (*state, count), time_step
+        return (state[0] + count, state[1]), time_step
 
 
 class HostSteps(Steady):
@@ -180,22 +183,50 @@ class HostSteps(Steady):
         return new, time_step.replace(reward=time_step.reward + jnp.where(state[0] > 0, count, 0.0))
 
 
-BROKEN = {
-    "is not hashable": Unhashable(),
-    "reset must return a state and a TimeStep": NoTimeStep(),
-    "step cannot be jitted: Attempted boolean conversion": Branching(),
-    "step changes the shapes or dtypes of the state": Growing(max_steps=2),
-    "reset gives another result under jit": Counting(),
-    "step gives another result under jit": CountingSteps(),
-    "reset is not a pure function": Host(),
-    "step is not a pure function": HostSteps(max_steps=3),
-}
+@jax.custom_batching.custom_vmap
+def unlike_alone(x: Any) -> Any:
+    return x
 
 
-@pytest.mark.parametrize("rule", BROKEN)
-def test_the_contract_names_the_rule_that_an_environment_breaks(rule: str) -> None:
+@unlike_alone.def_vmap
+def _batched(axis_size: int, in_batched: Any, x: Any) -> Any:
+    return x + 1.0, in_batched[0]
+
+
+class Batching(Steady):
+    """Gives other observations in a batch."""
+
+    def _time_step(self, state: Any, reward: Any) -> TimeStep:
+        time_step = super()._time_step(state, reward)
+        return time_step.replace(observation=unlike_alone(time_step.observation + 0.0 * state[1]))
+
+
+class BatchingSteps(Steady):
+    """Gives other rewards in a batch."""
+
+    def step(self, state: Any, action: Any, key: Any) -> Any:
+        state, time_step = super().step(state, action, key)
+        return state, time_step.replace(reward=unlike_alone(time_step.reward + 0.0 * action))
+
+
+BROKEN = [
+    ("is not hashable", Unhashable()),
+    ("reset must return a state and a TimeStep", NoTimeStep()),
+    ("step cannot be jitted: Attempted boolean conversion", Branching()),
+    ("step changes the shapes or dtypes of the state", Growing(max_steps=2)),
+    ("reset is not a pure function", Counting()),
+    ("step is not a pure function", CountingSteps()),
+    ("reset is not a pure function", Host()),
+    ("step 2: step is not a pure function", HostSteps(max_steps=3)),
+    ("reset gives another result under vmap", Batching()),
+    ("step gives another result under vmap", BatchingSteps()),
+]
+
+
+@pytest.mark.parametrize(("rule", "environment"), BROKEN)
+def test_the_contract_names_the_rule_that_an_environment_breaks(rule: str, environment: Any) -> None:
     with pytest.raises(EnvironmentContractError, match=rule):
-        check_environment(BROKEN[rule])
+        check_environment(environment)
 
 
 class Uninitialised(Steady):
@@ -222,7 +253,7 @@ class PlainNumbers(Steady):
         return (*new, state[2]), time_step
 
 
-@pytest.mark.parametrize("environment", [Uninitialised(), PlainNumbers()])
+@pytest.mark.parametrize("environment", [Altered(), OneByOne(), Uninitialised(), PlainNumbers()])
 def test_the_state_is_the_environments_own(environment: Any) -> None:
     check_environment(environment)
 
@@ -277,7 +308,7 @@ def test_a_small_environment_of_ones_own_is_trained() -> None:
     assert len(source) < 40
     check_environment(environment)
     policy = Policy.of(environment, hidden_sizes=(8,))
-    settings = TrainSettings(num_envs=4, rollout_steps=5, updates_per_chunk=2)
+    settings = TrainSettings(num_envs=4, rollout_steps=5, updates_per_chunk=1, epochs=1, minibatches=1)
     chunk = jax.jit(make_train_chunk(environment, policy, settings))
     state = init_state(environment, policy, settings, jax.random.key(0))
     for _ in range(2):
@@ -310,3 +341,90 @@ def test_an_episode_is_over_when_all_have_terminated_or_it_is_cut_off() -> None:
     for terminated, truncated, over in cases:
         changed = time_step.replace(terminated=jnp.array(terminated), truncated=jnp.array(truncated))
         assert bool(changed.episode_over()) is over
+
+
+OWN = """
+import dataclasses
+from own_environment import Meeting
+
+@dataclasses.dataclass(frozen=True)
+class Own(Meeting):
+    size: int = 1
+"""
+
+
+@pytest.fixture
+def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that checks `own:Own` as the command lines do and tells whether the contract was really checked."""
+    checked: list[Any] = []
+    monkeypatch.setattr("leed_jax.config.environments.check_environment", lambda env, **_: checked.append(env))
+    monkeypatch.setenv("LEED_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "own.py"
+
+    def check(text: str = OWN, **fields: Any) -> bool:
+        source.write_text(text)
+        checked.clear()
+        sys.modules.pop("own", None)
+        importlib.invalidate_caches()
+        check_contract("own:Own", make_environment({"name": "own:Own", **fields}))
+        return bool(checked)
+
+    yield check
+    sys.modules.pop("own", None)
+
+
+def test_an_environment_that_has_passed_is_not_checked_again_until_it_changes(checks: Any) -> None:
+    assert checks()
+    assert not checks()
+    assert checks(size=2)
+    assert not checks(size=2)
+    assert checks(OWN + "# changed")
+    assert not checks()
+
+
+def test_a_version_checks_again(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks()
+    with monkeypatch.context() as patch:
+        patch.setattr("jax.__version__", "99")
+        assert checks()
+    monkeypatch.setattr("leed_jax.config.environments.__version__", "99")
+    assert checks()
+
+
+def test_a_failed_check_is_not_remembered(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EnvironmentContractError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("leed_jax.config.environments.check_environment", fail)
+        with pytest.raises(EnvironmentContractError, match="own:Own breaks the environment protocol: broken"):
+            checks()
+    assert checks()
+
+
+def test_a_cache_that_is_of_no_use_is_ignored(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks()
+    (file,) = (tmp_path / "cache" / "contract").iterdir()
+    file.write_bytes(b"\x00{")
+    assert checks()
+    assert not checks()
+    file.unlink()
+    file.mkdir()
+    assert checks()
+    monkeypatch.setenv("LEED_JAX_CACHE", str(tmp_path / "own.py"))
+    assert checks()
+    monkeypatch.setenv("LEED_JAX_CACHE", "off")
+    assert checks()
+
+
+def test_the_cache_stands_where_caches_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEED_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == tmp_path / "leed_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "leed_jax"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert cache_folder() == tmp_path / "home" / "Library" / "Caches" / "leed_jax"

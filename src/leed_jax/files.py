@@ -15,6 +15,23 @@ else:
     import fcntl
 
 LOCK = "lock"
+CACHE_VARIABLE = "LEED_JAX_CACHE"
+
+
+def cache_folder() -> Path | None:
+    """The folder for what can be computed again, which need not exist yet; None if caching is off.
+
+    The environment variable `LEED_JAX_CACHE` moves it; `LEED_JAX_CACHE=off` turns caching off.
+    """
+    place = os.environ.get(CACHE_VARIABLE, "")
+    if place:
+        return None if place == "off" else Path(place)
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    try:
+        default = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    except RuntimeError:  # there is no home
+        return None
+    return Path(os.environ.get(variable) or default) / "leed_jax"
 
 
 def write_whole(path: Path, content: bytes) -> None:

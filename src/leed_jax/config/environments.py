@@ -1,12 +1,17 @@
 """Environments by name: from the `env` section of a configuration to an object, and back to what identifies it."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
 import inspect
+import json
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import jax
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -14,6 +19,8 @@ from leed_jax.config.options import one_sentence
 from leed_jax.environments import Environment
 from leed_jax.environments.contract import check_environment
 from leed_jax.errors import ConfigurationError, EnvironmentContractError, LeedError
+from leed_jax.files import cache_folder, write_whole
+from leed_jax.version import __version__
 
 _PROTOCOL = ("num_agents", "observation_size", "num_actions", "max_steps", "reset", "step")
 
@@ -122,7 +129,10 @@ def environment_identity(environment: Environment) -> dict[str, Any]:
 
 
 def check_contract(name: str, environment: Environment) -> None:
-    """Put a configured environment through the contract.
+    """Check a configured environment against the contract, unless it has passed before.
+
+    That it passed is remembered in the cache folder (see `leed_jax.files.cache_folder`) until a field of it, the source
+    of its class, or the version of leed_jax or JAX changes.
 
     Args:
         name: its `env.name`, for the message.
@@ -131,6 +141,47 @@ def check_contract(name: str, environment: Environment) -> None:
     Raises:
         EnvironmentContractError: it breaks a rule of the protocol, or raises an error of its own.
     """
+    subject = _subject(environment)
+    passed = _verdict(subject)
+    if passed is not None and _read(passed) == subject:
+        return
+    _check_contract(name, environment)
+    if passed is not None:
+        with contextlib.suppress(OSError):  # the next run checks again
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(passed, subject)
+
+
+def _subject(environment: Environment) -> bytes:
+    """What the outcome of a check depends on, as JSON; empty if that cannot be told."""
+    try:
+        files = {inspect.getfile(cls) for cls in type(environment).__mro__ if cls.__module__ != "builtins"}
+        files |= {inspect.getfile(check_environment)}
+        sources = {str(file): hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+        versions = {"leed_jax": __version__, "jax": jax.__version__}
+        return json.dumps(
+            {**environment_identity(environment), **versions, "sources": sources}, sort_keys=True
+        ).encode()
+    except (TypeError, ValueError, OSError):
+        return b""
+
+
+def _verdict(subject: bytes) -> Path | None:
+    """The file that holds `subject` if the check was passed; None if that is not to be remembered."""
+    folder = cache_folder()
+    if folder is None or not subject:
+        return None
+    return folder / "contract" / f"{hashlib.sha256(subject).hexdigest()}.json"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _check_contract(name: str, environment: Environment) -> None:
     try:
         check_environment(environment, episodes=1)
     except EnvironmentContractError as error:
