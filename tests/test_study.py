@@ -8,7 +8,7 @@ from study_files import COMPARE, SETTINGS, TUNE, write
 from tiny_run import Walk, record_walk
 
 from leed_jax.cli import study as command
-from leed_jax.cli.study import run_study
+from leed_jax.cli.study import main as run_study
 from leed_jax.config import from_dictionary, to_dictionary
 from leed_jax.config.compose import compose_config
 from leed_jax.demonstrations import find_set

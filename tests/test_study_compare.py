@@ -11,7 +11,7 @@ from rich.console import Console
 from study_files import COMPARE, write
 from tiny_run import python, quick_compilation, rows_of, wait_for_chunk
 
-from leed_jax.cli.study import run_study
+from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.evaluation import Estimate, compare, compare_runs, read_run
 from leed_jax.studies import comparing

@@ -12,7 +12,7 @@ from rich.console import Console
 from study_files import TUNE, write
 from tiny_run import python, quick_compilation
 
-from leed_jax.cli.study import run_study
+from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import lock_folder
 from leed_jax.studies import tuning
@@ -197,7 +197,10 @@ def test_kill_loses_the_setting_that_was_being_tried_and_no_other(study, tmp_pat
 def test_signals_stop_a_study_without_a_traceback(study, tmp_path, number, status, message):
     # A process that is started in the background may have been told to ignore Ctrl-C.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code = listening + "import sys; from leed_jax.cli.common import leave; from leed_jax.cli.study import run_study; "
+    code = (
+        listening
+        + "import sys; from leed_jax.cli.common import leave; from leed_jax.cli.study import main as run_study; "
+    )
     arguments = [study, f"out={tmp_path / 'out'}", "total_steps=640000"]
     process = python(["-c", code + "leave(run_study(sys.argv[1:]))", *arguments], tmp_path)
     first = process.stdout.readline()

@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from leed_jax.config import Config
 from leed_jax.config.options import Option, options
 from leed_jax.errors import LeedError
+from leed_jax.files import cache_folder
 from leed_jax.version import __version__
 
 ERROR_STATUS = 2
@@ -47,6 +47,19 @@ def exit_on_error(command: Callable[[], int]) -> int:
         return INTERRUPTED_STATUS
 
 
+def use_compilation_cache() -> None:
+    """Keep compiled programs on disk, so that another run with the same shapes starts at once.
+
+    They are in `xla` in the cache folder (see `leed_jax.files.cache_folder`), by a hash of program, device and
+    versions. Delete the folder to clear it. JAX_COMPILATION_CACHE_DIR, if set, takes its place.
+    """
+    import jax  # noqa: PLC0415 - commands that only print need not load it
+
+    folder = cache_folder()
+    if folder is not None and not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+
+
 def leave(main: Callable[[], int]) -> NoReturn:
     """Run a command line and end the process with its exit status.
 
@@ -79,19 +92,19 @@ def _report(error: OSError) -> int:
     return ERROR_STATUS
 
 
-def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] = ()) -> bool:
+def answer_flags(arguments: Sequence[str], about: str, kind: type) -> bool:
     """Answer `--help` and `--version`.
 
     Args:
         arguments: the command line.
         about: usage and examples, printed before the list of keys.
-        hidden: configuration sections that this command does not use.
+        kind: the class of the command's configuration.
 
     Returns:
         Whether one of the flags was given.
     """
     if {"-h", "--help"} & set(arguments):
-        print(help_text(about, hidden))
+        print(help_text(about, kind))
         return True
     if "--version" in arguments:
         print(f"leed_jax {__version__}")
@@ -99,13 +112,11 @@ def answer_flags(arguments: Sequence[str], about: str, hidden: tuple[str, ...] =
     return False
 
 
-def help_text(about: str, hidden: tuple[str, ...] = ()) -> str:
+def help_text(about: str, kind: type) -> str:
     """The help text: usage, then every key with its default and meaning."""
     lines = [about.strip(), "", "Keys, with their defaults (an experiment may set others):"]
     width = max(shutil.get_terminal_size((100, 24)).columns, 2 * KEY_WIDTH)
-    for option in options(Config):
-        if option.key.split(".")[0] in hidden:
-            continue
+    for option in options(kind):
         lines.extend(["", f"{option.key}:"] if option.section else _describe(option, width))
     lines += ["", "Flags: --help, --version"]
     return "\n".join(lines)
@@ -121,4 +132,6 @@ def _describe(option: Option, width: int) -> list[str]:
 
 def _written(value: Any) -> str:
     """A default as typed on the command line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).replace(" ", "")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from leed_jax.cli.common import exit_on_error
+from leed_jax.cli.common import exit_on_error, use_compilation_cache
 from leed_jax.config import Config, check_config
 from leed_jax.errors import ConfigurationError
 from leed_jax.files import write_whole
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    use_compilation_cache()
     config = _wanted(read_config(arguments.run), arguments.episodes, arguments.seed)
     check_metrics(arguments.run, last_checkpoint(arguments.run), config.num_seeds)
     if arguments.out is not None:

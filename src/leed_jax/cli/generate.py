@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from leed_jax.cli.common import answer_flags, exit_on_error
-from leed_jax.config import Config
+from leed_jax.config import RunConfig as Config
+from leed_jax.config import RunConfig
 from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.demonstrations import instructed
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    if answer_flags(arguments, ABOUT, HIDDEN):
+    if answer_flags(arguments, ABOUT, RunConfig):
         return 0
     config, states_seed = compose_config(arguments), None
     if config.llm.provider == "replay":

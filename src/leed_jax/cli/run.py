@@ -7,25 +7,30 @@ from typing import Any
 
 from rich.console import Console
 
-from leed_jax.cli.common import answer_flags, exit_on_error
+from leed_jax.cli.common import answer_flags, exit_on_error, use_compilation_cache
+from leed_jax.config import RunConfig
 from leed_jax.config.compose import compose_config, split_setting
 from leed_jax.errors import ConfigurationError
 
 ABOUT = """
 usage: python -m leed_jax.run experiment=NAME [key=value ...]
        python -m leed_jax.run experiment=path/to/file.yaml [key=value ...]
-       python -m leed_jax.run resume=DIR
+       python -m leed_jax.run resume=DIR [total_steps=N [schedule=restart|hold]]
 
 Train independent policies with PPO and an expert term from demonstrations (LEED), or one of the baselines: without the
 term (ippo), with a central critic (mappo), imitation alone (bc), or Q-learning of a team's value (vdn, qmix). An
 experiment may hold settings of its own for each algorithm.
-Ctrl-C stops after the current chunk and writes a checkpoint; resume=DIR goes on from there as if never stopped.
+Ctrl-C stops after the current chunk and writes a checkpoint; resume=DIR continues from there as if never stopped. With
+total_steps=N it trains a finished run further.
+
+Compiled programs are kept in the cache folder (~/.cache/leed_jax, or $LEED_JAX_CACHE), which may be deleted.
 
 Examples:
   python -m leed_jax.run experiment=mpe_spread
   python -m leed_jax.run experiment=mpe_spread algorithm=ippo num_seeds=4 total_steps=1e6 out=runs/ippo
   python -m leed_jax.run env.name=my_package.my_module:MyEnvironment env.size=7 algorithm=ippo
   python -m leed_jax.run resume=runs/ippo
+  python -m leed_jax.run resume=runs/ippo total_steps=2e6
 """
 
 
@@ -42,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    if answer_flags(arguments, ABOUT, hidden=("llm", "generate")):
+    if answer_flags(arguments, ABOUT, RunConfig):
         return 0
     # Imported here, so that other command lines can compose a configuration without everything that trains.
     from leed_jax.training.runner import resume_run, start_run  # noqa: PLC0415
 
+    use_compilation_cache()
     console = Console()
     resumed = _resume_settings(arguments)
     if resumed is None:

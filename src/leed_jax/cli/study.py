@@ -35,7 +35,7 @@ the others adds to the same folder. Other keys are those of python -m leed_jax.r
 """
 
 
-def run_study(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a study.
 
     Args:

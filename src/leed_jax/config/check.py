@@ -1,6 +1,6 @@
 """Checks of a whole configuration, before any time is spent."""
 
-from leed_jax.config.schema import LLMConfig, RunConfig, Settings
+from leed_jax.config.schema import LOGGERS, LLMConfig, RunConfig, Settings
 from leed_jax.errors import ConfigurationError
 from leed_jax.fields import check_fields
 from leed_jax.learning.config import VALUE_BASED
@@ -20,6 +20,9 @@ def check_config(config: Settings) -> None:
         f"{config.demonstrations.noise}.",
     )
     if isinstance(config, RunConfig):
+        unknown = [name for name in config.log if name not in LOGGERS]
+        _require(not unknown, f"log={unknown[:1]}: must be among {', '.join(LOGGERS)}.")
+        _require("jsonl" in config.log, "log has to name jsonl: metrics.jsonl is what a run is resumed from.")
         _check_networks(config)
         _check_expert(config)
         _check_batches(config)

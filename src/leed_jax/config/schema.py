@@ -23,6 +23,7 @@ LABELS = ("instructed", "taken")
 PROVIDERS = ("replay", "openai", "anthropic", "local", "random", "written")
 RESPONSE_FORMATS = ("auto", "json_schema", "json_object", "none")
 PLAN_KINDS = ("relational", "episodes")
+LOGGERS = ("jsonl", "tensorboard", "wandb", "mlflow")
 SEEDS = (0, 2**31 - 1)
 
 
@@ -211,7 +212,7 @@ class RunConfig:
         schedule_from: environment steps after which schedules start; set by resume.
         schedule_steps: environment steps that schedules take; null for the rest of the run; set by resume.
         init_from: a run directory whose last parameters training starts from.
-        log: where metrics go, besides metrics.jsonl: tensorboard, wandb, mlflow.
+        log: where metrics go: jsonl (metrics.jsonl, always), tensorboard, wandb, mlflow.
     """
 
     env: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -231,7 +232,7 @@ class RunConfig:
     schedule_from: int = between(0, 0, 10**15)
     schedule_steps: int | None = at_least(None)
     init_from: str | None = None
-    log: tuple[str, ...] = ("tensorboard",)
+    log: tuple[str, ...] = ("jsonl", "tensorboard")
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     q_learning: QLearningConfig = dataclasses.field(default_factory=QLearningConfig)
@@ -240,6 +241,9 @@ class RunConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
     generate: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        self.log = tuple(self.log)
 
     @property
     def steps_per_update(self) -> int:

@@ -1,14 +1,10 @@
-"""Metrics of training, chunk by chunk: `metrics.jsonl` and TensorBoard events.
+"""Metrics of training, chunk by chunk, as rows and as lines of `metrics.jsonl`.
 
-`metrics.jsonl` has one line for each chunk and seed. Lists are per agent; numbers that are not finite are null.
+There is one line for each chunk and seed. Lists are per agent; numbers that are not finite are null.
 """
 
-import contextlib
 import json
 import math
-import os
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +15,11 @@ from leed_jax.errors import RunDirectoryError
 from leed_jax.files import write_whole, writing
 
 METRICS = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 WALL_CLOCK_FIELDS = ("wall_s", "steps_per_s")
 """Fields in which a resumed run differs from an uninterrupted one; all others are equal bit for bit."""
 
 MAX_AGENTS_SHOWN = 8
-FLUSH_S = 10.0
 
 Row = dict[str, Any]
 
@@ -73,82 +67,6 @@ def each_agent(values: Sequence[float | None]) -> dict[str, float | None]:
         return {f"agent_{index}": value for index, value in enumerate(values)}
     known = [value for value in values if value is not None]
     return {"lowest_agent": min(known, default=None), "highest_agent": max(known, default=None)}
-
-
-class MetricsWriter:
-    """Appends to `metrics.jsonl` and to TensorBoard's events. All methods raise RunDirectoryError if the disk is full.
-
-    Args:
-        directory: the run directory.
-        env_steps: steps trained so far; TensorBoard hides later points that an earlier process wrote.
-    """
-
-    def __init__(self, directory: Path, env_steps: int = 0) -> None:
-        # SummaryWriter, the usual front end, blocks forever once its thread has met a full disk.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: PLC0415 - slow to import
-        from tensorboardX.record_writer import RecordWriter  # noqa: PLC0415
-
-        self._directory = directory
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{env_steps}"
-        with writing(directory / METRICS):
-            self._file = (directory / METRICS).open("a", encoding="utf-8")
-        with writing(directory / TENSORBOARD):
-            (directory / TENSORBOARD).mkdir(exist_ok=True)
-            self._events = RecordWriter(str(directory / TENSORBOARD / name))
-            start = SessionLog(status=SessionLog.START)
-            for fields in ({"file_version": "brain.Event:2"}, {"step": env_steps + 1, "session_log": start}):
-                self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self._flushed = time.monotonic()
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write a chunk's rows, one line each."""
-        with writing(self._directory / METRICS):
-            self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-            self._file.flush()
-        with writing(self._directory / TENSORBOARD):
-            for row in rows:
-                self._events.write(_event(row))
-            if time.monotonic() > self._flushed + FLUSH_S:
-                self._flush_events()
-
-    def sync(self) -> None:
-        """Sync both to disk."""
-        with writing(self._directory / METRICS):
-            os.fsync(self._file.fileno())
-        with writing(self._directory / TENSORBOARD):
-            self._flush_events()
-
-    def close(self) -> None:
-        """Write out and close both."""
-        with contextlib.ExitStack() as stack:
-            for name, file in ((TENSORBOARD, self._events), (METRICS, self._file)):
-                stack.enter_context(writing(self._directory / name))
-                stack.callback(file.close)
-
-    def _flush_events(self) -> None:
-        self._events.flush()
-        self._flushed = time.monotonic()
-
-
-def _event(row: Row) -> bytes:
-    """TensorBoard's record of a row: the mean over agents of each metric, and the return of each agent."""
-    from tensorboardX.proto.event_pb2 import Event  # noqa: PLC0415 - slow to import
-    from tensorboardX.proto.summary_pb2 import Summary  # noqa: PLC0415
-
-    scalars = {
-        name: mean_or_none(value) if isinstance(value, list) else value
-        for name, value in row.items()
-        if name not in ("chunk", "env_steps", "seed", "return_of_agents")
-    }
-    agents = each_agent(row.get("return_of_agents", ()))
-    scalars |= {f"return_of_agents/{agent}": value for agent, value in agents.items()}
-    values = [
-        Summary.Value(tag=f"{name}/seed{row['seed']}", simple_value=value)
-        for name, value in scalars.items()
-        if value is not None
-    ]
-    event = Event(wall_time=time.time(), step=row["env_steps"], summary=Summary(value=values))
-    return bytes(event.SerializeToString())
 
 
 def read_metrics(directory: Path) -> list[Row]:

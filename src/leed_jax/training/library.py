@@ -15,7 +15,8 @@ from leed_jax.environments import Environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.directory import RunDirectory
-from leed_jax.report.metrics import MetricsWriter, Row
+from leed_jax.report.loggers import make_loggers
+from leed_jax.report.metrics import Row
 from leed_jax.report.progress import ProgressReport
 from leed_jax.training.initial import initial_parameters
 from leed_jax.training.loop import Callback, FunctionCallback, Iteration, LoopEnd, Position, train_loop
@@ -94,7 +95,7 @@ class TrainingResult:
         """
         path = Path(folder).expanduser()
         with RunDirectory.create(path, dataclasses.replace(self.config, out=str(path))):
-            writer = MetricsWriter(path)
+            writer = make_loggers(self.config.log, path, 0, to_dictionary(self.config))
             writer.write(self.rows)
             writer.sync()
             writer.close()

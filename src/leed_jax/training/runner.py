@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from leed_jax.config import RunConfig
+from leed_jax.config import RunConfig, to_dictionary
 from leed_jax.config.environments import complete
 from leed_jax.demonstrations import find_set
 from leed_jax.environments import Environment
@@ -22,7 +22,8 @@ from leed_jax.report.animation import draw_episodes
 from leed_jax.report.checkpoints import Checkpoints
 from leed_jax.report.curve import draw_learning_curve
 from leed_jax.report.directory import ANIMATION, CURVE, RunDirectory, choose_path
-from leed_jax.report.metrics import MetricsWriter, Row, cut_back, plain, read_metrics
+from leed_jax.report.loggers import Loggers, check_loggers, make_loggers
+from leed_jax.report.metrics import Row, cut_back, plain, read_metrics
 from leed_jax.report.progress import ProgressReport, Status
 from leed_jax.report.summary import print_summary, write_summary
 from leed_jax.training.initial import initial_parameters
@@ -60,7 +61,7 @@ class RunResult:
 class WriteMetrics(Callback):
     """Writes the metrics of each chunk."""
 
-    def __init__(self, writer: MetricsWriter) -> None:
+    def __init__(self, writer: Loggers) -> None:
         self._writer = writer
 
     def wants_state(self, chunk: int) -> bool:
@@ -81,7 +82,7 @@ class WriteMetrics(Callback):
 class WriteCheckpoints(Callback):
     """Writes a checkpoint every few chunks, and one at the end. A chunk's metrics are on disk before its checkpoint."""
 
-    def __init__(self, checkpoints: Checkpoints, writer: MetricsWriter, every: int) -> None:
+    def __init__(self, checkpoints: Checkpoints, writer: Loggers, every: int) -> None:
         self._checkpoints, self._writer, self._every = checkpoints, writer, every
 
     def wants_state(self, chunk: int) -> bool:
@@ -151,6 +152,7 @@ def start_run(
     console = console or Console()
     path = choose_path(config)
     _check_model(config)
+    check_loggers(config.log)
     with RunDirectory.create(path, _portable(config)) as directory:
         try:
             with memory_errors():
@@ -293,7 +295,8 @@ def _train(
     refinement = refinement or _refinement(setup, program, path)
     checkpoints = Checkpoints(path)
     with contextlib.closing(checkpoints), ProgressReport(console) as progress, StopSignals() as stop, memory_errors():
-        writer = MetricsWriter(path, chunk * setup.schedule.steps_per_chunk)
+        steps = chunk * setup.schedule.steps_per_chunk
+        writer = make_loggers(config.log, path, steps, to_dictionary(config))
         saving = WriteCheckpoints(checkpoints, writer, config.checkpoint_every)
         everything = [WriteMetrics(writer), saving, ShowProgress(progress, start), *callbacks]
         if refinement is not None:
