@@ -1,35 +1,47 @@
-"""What has to stand before any test module is imported."""
+"""What has to be set up before any test module is imported."""
 
-import atexit
 import functools
 import os
+import shutil
 import tempfile
 import warnings
 from typing import Any
 
-from flax import struct
+import pytest
 
-# TensorFlow Probability, which distrax stands on, touches deprecated names of JAX while it is imported; all else that
-# warns is an error.
+# Tiny programs take far longer to compile than to run. All processes of a test session, and the commands that they
+# start, compile without most optimisations and share one cache, which is deleted at the end. JAX reads the environment
+# when it is imported.
+_FOLDER = "LEED_JAX_TEST_CACHE"
+_OWNS_CACHE = _FOLDER not in os.environ
+os.environ.setdefault(_FOLDER, tempfile.mkdtemp(prefix="leed-jax-test-") if _OWNS_CACHE else "")
+os.environ.update(
+    JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+    JAX_COMPILATION_CACHE_DIR=os.environ[_FOLDER],
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+)
+
+import jax  # noqa: E402
+from flax import struct  # noqa: E402
+
+# TensorFlow Probability, on which distrax is built, uses deprecated names of JAX while it is imported; all other
+# warnings are errors.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import distrax  # noqa: F401
 
-# No test reads or writes the user's cache. The processes that pytest starts inherit the folder.
-if not os.environ.get("LEED_JAX_CACHE", "").startswith(tempfile.gettempdir()):
-    _cache = tempfile.TemporaryDirectory(prefix="leed_jax-cache-")
-    atexit.register(_cache.cleanup)
-    os.environ["LEED_JAX_CACHE"] = _cache.name
+if jax.config.values["jax_compilation_cache_dir"] != os.environ[_FOLDER]:
+    raise RuntimeError("JAX was imported before tests/conftest.py, so that tests would compile slowly.")
 
-_dataclass = struct.dataclass
+_dataclass, _register_dataclass = struct.dataclass, jax.tree_util.register_dataclass
 
 
+# The import hook checks the arguments of functions against their annotations, and of constructors too. JAX, however,
+# constructs a pytree with whatever it holds at the time: with leading axes under vmap, with placeholders and shapes.
+# So the fields of pytrees are not checked.
 def _unchecked_dataclass(cls: Any = None, **options: Any) -> Any:
-    """As `flax.struct.dataclass`, but the types of its fields are not checked.
-
-    The import hook checks the arguments of functions against their annotations, and of constructors too. JAX, however,
-    constructs a pytree with whatever it holds at the time: with leading axes under vmap, with placeholders and shapes.
-    """
+    """As `flax.struct.dataclass`, but the types of its fields are not checked."""
     if cls is None:
         return functools.partial(_unchecked_dataclass, **options)
     made = _dataclass(cls, **options)
@@ -37,4 +49,18 @@ def _unchecked_dataclass(cls: Any = None, **options: Any) -> Any:
     return made
 
 
+def _register_unchecked(cls: Any, *args: Any, **options: Any) -> Any:
+    """As `jax.tree_util.register_dataclass`, but the types of its fields are not checked."""
+    # Not of the class, whose type hints would then be hidden from `typing.get_type_hints`.
+    cls.__init__.__no_type_check__ = True
+    return _register_dataclass(cls, *args, **options)
+
+
 struct.dataclass = _unchecked_dataclass
+jax.tree_util.register_dataclass = _register_unchecked
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Delete the cache, in the process that made it."""
+    if _OWNS_CACHE:
+        shutil.rmtree(os.environ[_FOLDER], ignore_errors=True)

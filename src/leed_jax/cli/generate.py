@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from leed_jax.cli.common import answer_flags, exit_on_error
-from leed_jax.config import RunConfig as Config
 from leed_jax.config import RunConfig
+from leed_jax.config import RunConfig as Config
 from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.demonstrations import instructed

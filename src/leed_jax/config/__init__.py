@@ -4,6 +4,7 @@ Build a `RunConfig` in Python, or from a nested dictionary with `from_dictionary
 """
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -76,11 +77,24 @@ def from_node(node: Any, kind: type[AnyConfig] = RunConfig) -> AnyConfig:  # typ
         ConfigurationError: a value is missing or out of range.
     """
     try:
-        config: Any = OmegaConf.to_object(node)
+        values: Any = OmegaConf.to_container(node, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(explain(error, kind)) from None
+    config = _build(kind, values)
     check_config(config)
     return config
+
+
+def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from plain values; OmegaConf has lists for tuples."""
+    hints = typing.get_type_hints(cls)
+    given = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            given[name] = _build(hints[name], value)
+        else:
+            given[name] = tuple(value) if typing.get_origin(hints[name]) is tuple else value
+    return cls(**given)
 
 
 def to_dictionary(config: Settings) -> dict[str, Any]:

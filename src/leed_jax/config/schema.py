@@ -242,9 +242,6 @@ class RunConfig:
     llm: LLMConfig = dataclasses.field(default_factory=LLMConfig)
     generate: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
 
-    def __post_init__(self) -> None:
-        self.log = tuple(self.log)
-
     @property
     def steps_per_update(self) -> int:
         """Environment steps in one update."""

@@ -30,9 +30,6 @@ class NetworkConfig:
     groups: tuple[int, ...] = ()
     agent_id: bool | None = None
 
-    def __post_init__(self) -> None:
-        self.hidden_sizes, self.groups = tuple(self.hidden_sizes), tuple(self.groups)
-
     def group_of_agents(self, num_agents: int) -> tuple[int, ...]:
         """The number of each agent's group; the agents of a group share their networks.
 

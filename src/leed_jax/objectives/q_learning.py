@@ -9,7 +9,7 @@ Scalar = Float[Array, ""]
 
 
 def linear_schedule(
-    update: Int[Array, ""], start: Scalar | float, end: Scalar | float, updates: Scalar | float
+    update: Array, start: Scalar | float, end: Scalar | float, updates: Scalar | float
 ) -> Scalar:
     """A number that goes evenly from one value to another, and stays there.
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from leed_jax.errors import ConfigurationError
 from leed_jax.files import writing
@@ -20,6 +20,7 @@ FLUSH_S = 10.0
 _NO_METRICS = ("chunk", "env_steps", "seed", "return_of_agents", "greedy_return_of_agents")
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Where rows of metrics go."""
 
