@@ -16,9 +16,9 @@ from leed_jax.instructions import (
     Triple,
     Vocabulary,
     compile_plan,
+    execute_many,
     parse_episodes,
     parse_reply,
-    plan_returns,
     stack_plans,
     validate,
 )
@@ -81,7 +81,8 @@ EPISODE_REPLIES = REPLIES | st.lists(
     lambda entries: st.integers(0, 60).map(lambda cut: (whole := json.dumps({"episodes": entries}))[: len(whole) - cut])
 )
 SPREAD = SimpleSpread()
-RUN = jax.jit(lambda plan: plan_returns(SPREAD, stack_plans([plan]), jax.random.split(jax.random.key(0), 1)))
+KEYS = jax.random.split(jax.random.key(0), 1)
+RUN = jax.jit(lambda plan: execute_many(SPREAD, stack_plans([plan]), KEYS).episode_return())
 
 
 def runs(words: Vocabulary, triples: list[Triple]) -> None:

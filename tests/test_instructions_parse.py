@@ -25,7 +25,7 @@ from leed_jax.instructions import (
     Parameter,
     Triple,
     Vocabulary,
-    check_complete,
+    compile_plan,
     compile_triples,
     parse_reply,
     printable,
@@ -290,16 +290,16 @@ def test_long_words_are_cut() -> None:
 
 def test_an_agent_without_instructions_is_named() -> None:
     with pytest.raises(PlanShapeError, match="No executable instruction for agent_1, agent_2;"):
-        check_complete(WORDS, [Instruction(0, 0, 0)], 2)
+        compile_plan(WORDS, [Instruction(0, 0, 0)], 2)
     with pytest.raises(PlanShapeError, match="agent_2; every agent needs"):
         compile_triples(WORDS, TWO, 2)
 
 
 def test_an_agent_with_too_many_instructions_is_named() -> None:
     each = [Instruction(0, 0, agent) for agent in range(3)]
-    check_complete(WORDS, each * 2, 2)
+    compile_plan(WORDS, each * 2, 2)
     with pytest.raises(PlanShapeError, match="More than 2 instructions for agent_1;"):
-        check_complete(WORDS, [*each, each[1], each[1]], 2)
+        compile_plan(WORDS, [*each, each[1], each[1]], 2)
 
 
 def test_the_words_are_numbered_in_order() -> None:

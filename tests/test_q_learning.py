@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leed_jax.objectives.q_learning import (
+from leed_jax.objectives import (
     best_available,
     double_q_value,
     linear_schedule,

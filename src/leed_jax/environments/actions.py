@@ -1,4 +1,4 @@
-"""Actions as environments take them, and at random."""
+"""Clipping of continuous actions, and random actions."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,17 @@ from leed_jax.environments.protocol import Environment, has_continuous_actions
 
 
 def executable(environment: Environment, action: Array) -> Array:
-    """Actions as environments take them: continuous ones are clipped to [-1, 1]."""
+    """The actions to pass to the environment: continuous ones are clipped to [-1, 1]."""
     return jnp.clip(action, -1.0, 1.0) if has_continuous_actions(environment) else action
 
 
 def random_actions(environment: Environment, available: Bool[Array, "*B A N"], key: PRNGKeyArray) -> Array:
-    """One action per agent, uniformly among the available ones, or from [-1, 1] where actions are continuous.
+    """One random action per agent: uniform over the available ones, or over [-1, 1] if actions are continuous.
 
     Args:
         environment: decides whether actions are continuous; static.
-        available: which actions there are, or which components they have.
-        key: source of the draw; consumed.
+        available: mask of the available actions, or of the components of continuous ones.
+        key: source of the actions; consumed.
     """
     if has_continuous_actions(environment):
         return jnp.where(available, jax.random.uniform(key, available.shape, minval=-1.0), 0.0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt32
 
 from leed_jax.environments.protocol import (
     Action,
@@ -49,7 +49,7 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
 
     Args:
         environment: the environment to check.
-        seed: seed of the initial states and of the random actions.
+        seed: seed of the initial states, the transitions and the actions.
         episodes: how many whole episodes to play with random available actions; at least two are played.
 
     Raises:
@@ -58,12 +58,12 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
     _check_static(environment)
     _check_types(environment)
     shape = (max(episodes, 2), environment.max_steps)
-    keys = jax.random.split(jax.random.key(seed), (shape[0], shape[1] + 1))
-    agents = (environment.num_agents, environment.num_actions)
-    noise = np.random.default_rng(seed).uniform(-1.0, 1.0, (*shape, *agents)).astype(np.float32)
+    random = np.random.default_rng(seed)
+    seeds = random.integers(2**31, size=(shape[0], shape[1] + 1), dtype=np.int32)
+    noise = random.uniform(-1.0, 1.0, (*shape, environment.num_agents, environment.num_actions)).astype(np.float32)
     # One program that is run twice and hardly optimised, as compiling takes most of the time.
     run = jax.jit(functools.partial(_run, environment), compiler_options=_QUICK)
-    record, repeated = jax.device_get((run(keys, noise), run(keys, noise)))
+    record, repeated = jax.device_get((run(seeds, noise), run(seeds, noise)))
     _check_reset(record, repeated)
     _check_steps(record, repeated)
 
@@ -149,8 +149,9 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
         _require((value.shape, value.dtype) == (shape, dtype), f"{where}: {name} must be {wanted}, and is {given}")
 
 
-def _run(environment: Environment, keys: Key[Array, "E S"], noise: Float[Array, "E T A N"]) -> _Record:
+def _run(environment: Environment, seeds: Int[Array, "E S"], noise: Float[Array, "E T A N"]) -> _Record:
     """Play episodes side by side with random actions, and repeat the first reset and step alone. Jittable."""
+    keys = jax.vmap(jax.vmap(jax.random.key))(seeds)
 
     def act(state: Any, time_step: TimeStep, key: PRNGKeyArray, noise: Array) -> tuple[Any, TimeStep]:
         return step_env(environment, state, _action(environment, time_step.available_actions, noise), key)

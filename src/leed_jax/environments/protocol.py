@@ -1,8 +1,8 @@
-"""The environment seam: what the engine asks of an environment, and nothing about any one of them.
+"""The protocol of environments.
 
-An environment is an immutable, hashable object (a frozen dataclass is the natural form) whose `reset` and `step` are
-pure, jittable functions on arrays with the agents on the leading axis. See `envs/mpe_spread.py` for one to start from
-and `leed_jax.check_environment` for the contract that every one is put through.
+An environment is an immutable, hashable object, for example a frozen dataclass, whose `reset` and `step` are pure,
+jittable functions of arrays with agents on the leading axis. `envs/mpe_spread.py` is an example to start from, and
+`leed_jax.check_environment` checks an environment against the protocol.
 """
 
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 State = TypeVar("State")
 
 Action = Int[Array, "A"] | Float[Array, "A N"]
-"""One action for each agent: a number, or where actions are continuous a vector."""
+"""One action per agent: an index, or a vector if actions are continuous."""
 
 
 @struct.dataclass
@@ -54,8 +54,8 @@ class Environment(Protocol[State]):
     """A multi-agent environment.
 
     Implementations are hashable and compare by value, as they are static arguments of jitted functions. Actions are
-    numbers, unless there is an attribute `continuous` that is true: then they are vectors with `num_actions` components
-    in [-1, 1].
+    indices, or, if the environment has an attribute `continuous` that is true, vectors of `num_actions` components in
+    [-1, 1].
     """
 
     @property
@@ -70,12 +70,12 @@ class Environment(Protocol[State]):
 
     @property
     def num_actions(self) -> int:
-        """The number of actions of an agent, or of the components of its action where those are continuous, `N`."""
+        """The number of actions of an agent, or of components of its action if actions are continuous, `N`."""
         ...
 
     @property
     def max_steps(self) -> int:
-        """The number of steps after which every episode is over."""
+        """The largest number of steps of an episode."""
         ...
 
     def reset(self, key: PRNGKeyArray) -> tuple[State, TimeStep]:
@@ -90,15 +90,15 @@ class Environment(Protocol[State]):
         """Take one action per agent.
 
         Args:
-            state: the state that `reset` or `step` returned last.
-            action: one action per agent, each in `[0, num_actions)`, or a vector of `num_actions` in [-1, 1].
+            state: the current state.
+            action: one action per agent, an index in `[0, num_actions)` or a vector in [-1, 1].
             key: source of the transition's randomness; consumed.
         """
         ...
 
 
 def has_continuous_actions(environment: Environment) -> bool:
-    """Whether actions are vectors of real numbers."""
+    """Whether actions are continuous."""
     return bool(getattr(environment, "continuous", False))
 
 
@@ -133,13 +133,13 @@ def fill_defaults(environment: Environment, time_step: TimeStep) -> TimeStep:
 
 @runtime_checkable
 class Drawable(Protocol):
-    """An environment that can draw a state, for the animations of the report."""
+    """An environment that can draw its states, for animations."""
 
     def draw(self, axes: Any, state: Any) -> None:
-        """Draw one state on a matplotlib axes that has just been cleared.
+        """Draw one state on cleared matplotlib axes.
 
         Args:
-            axes: a `matplotlib.axes.Axes`.
+            axes: the `matplotlib.axes.Axes`.
             state: one unbatched state, as NumPy arrays.
         """
         ...

@@ -1,4 +1,4 @@
-"""Environments that change another one: automatic resets."""
+"""Wrappers of environments, and automatic resets."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from leed_jax.environments.protocol import Action, Environment, TimeStep, has_co
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-    """An environment that is another one in all that a subclass does not change.
+    """An environment that forwards everything to another one; subclasses change parts of it.
 
     Attributes:
         environment: the environment to wrap.
@@ -32,17 +32,17 @@ class Wrapper:
 
     @property
     def num_actions(self) -> int:
-        """The number of actions of an agent, `N`."""
+        """The number of actions, or of components of an action, of an agent, `N`."""
         return self.environment.num_actions
 
     @property
     def max_steps(self) -> int:
-        """The number of steps after which every episode is over."""
+        """The largest number of steps of an episode."""
         return self.environment.max_steps
 
     @property
     def continuous(self) -> bool:
-        """Whether actions are vectors of real numbers."""
+        """Whether actions are continuous."""
         return has_continuous_actions(self.environment)
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, TimeStep]:

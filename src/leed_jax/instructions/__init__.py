@@ -1,13 +1,11 @@
-"""The instruction language: text triples in, integer arrays out, executed inside jit."""
+"""The instruction language: replies are parsed and validated, compiled to integer arrays, and executed inside jit."""
 
 from leed_jax.instructions.execute import (
     Trajectory,
     current_instruction,
     execute,
     execute_many,
-    instructions_in_force,
     observe_execution,
-    plan_returns,
 )
 from leed_jax.instructions.measures import (
     DescribesStates,
@@ -24,7 +22,6 @@ from leed_jax.instructions.parse import (
     Instruction,
     Triple,
     Validation,
-    check_complete,
     parse_episodes,
     parse_reply,
     printable,
@@ -50,7 +47,6 @@ __all__ = [
     "Triple",
     "Validation",
     "Vocabulary",
-    "check_complete",
     "compile_plan",
     "compile_triples",
     "current_instruction",
@@ -58,7 +54,6 @@ __all__ = [
     "episode_measures",
     "execute",
     "execute_many",
-    "instructions_in_force",
     "measure_lines",
     "measured_execution",
     "measures_of",
@@ -66,7 +61,6 @@ __all__ = [
     "offering",
     "parse_episodes",
     "parse_reply",
-    "plan_returns",
     "printable",
     "quoted",
     "random_plan",

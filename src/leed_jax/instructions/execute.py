@@ -1,4 +1,4 @@
-"""Plans executed inside jit: a scan over the episode with one program counter per agent."""
+"""Execution of plans inside jit: one scan over the episode, with a program counter per agent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +12,19 @@ from leed_jax.environments import reset_env, step_env
 from leed_jax.instructions.plan import Plan
 from leed_jax.instructions.vocabulary import InstructedEnvironment
 
-Observe = Callable[[Any, Any, "Trajectory", Array], Any]
-"""What to keep of a step: a function of the state before and after it, the step itself, and the program counters."""
-
 
 @struct.dataclass
 class Trajectory:
-    """One executed episode, padded to the environment's `max_steps`; batches carry leading axes.
+    """One executed episode, padded to the environment's `max_steps`; batches have leading axes.
 
     Attributes:
-        observation: what each agent saw before its action.
-        action: what it was instructed to do, `[*N, T, A]`, or `[*N, T, A, C]` where actions are continuous.
-        taken: what it did; the same unless noise disturbed it.
-        reward: what it earned for that.
-        available_actions: what it could have done.
-        active: whether the agent took part in the step; false once it has terminated or the episode is over.
-        terminated: whether the step ended the agent's task. An agent whose last active step did not was cut off.
+        observation: each agent's observation before the step.
+        action: its instructed action, `[*N, T, A]`, or `[*N, T, A, C]` if actions are continuous.
+        taken: the action it took, which differs from `action` only by noise.
+        reward: its reward for the step.
+        available_actions: the actions that were available to it.
+        active: whether the agent took part in the step: false once it has terminated or the episode is over.
+        terminated: whether the agent terminated in the step. If its last active step did not, it was truncated.
     """
 
     observation: Float[Array, "*N T A O"]
@@ -43,6 +40,10 @@ class Trajectory:
         return jnp.sum(jnp.where(self.active, self.reward, 0.0), axis=-2)
 
 
+Observe = Callable[[Any, Any, Trajectory, Array], Any]
+"""`observe(state, next_state, step, counter)`: what to keep of a step, which is a `Trajectory` without the axis `T`."""
+
+
 def current_instruction(plan: Plan, counter: Int[Array, "A"]) -> tuple[Int[Array, "A"], Int[Array, "A"]]:
     """The command and the parameter at each agent's program counter."""
     agents = jnp.arange(counter.shape[0])
@@ -56,37 +57,21 @@ def execute(
     noise: Float[Array, ""] | float = 0.0,
     reset_key: PRNGKeyArray | None = None,
 ) -> Trajectory:
-    """Execute a plan for one episode.
+    """Execute a plan for one episode. Pure and jittable.
 
-    Each agent has a program counter of its own. It moves on when the environment says that the instruction is achieved;
-    the last instruction stays in force until the episode is over. Pure and jittable.
+    An agent's program counter moves on when the environment says that its instruction is achieved. Its last instruction
+    stays in force until the episode is over.
 
     Args:
         environment: where to execute; static.
         plan: one plan, without leading axes.
-        key: source of the initial state, of the transitions and of the noise; consumed.
-        noise: the probability with which an agent's action is replaced by a random available one. What is recorded as
-            `action` is still the instructed one, so that demonstrations also show the way back from where the
-            instructions alone would never lead (DART: Laskey et al. 2017, arXiv 1703.09327, with uniform noise); the
-            rewards are those of the actions that were taken.
-        reset_key: source of the initial state, where it is a particular one; not consumed.
+        key: source of the initial state, the transitions and the noise; consumed.
+        noise: the probability with which an agent's action is replaced by a random available one. `action` still
+            records the instructed action, so that demonstrations show the way back from states that the plan alone
+            would not reach (DART: Laskey et al. 2017, arXiv 1703.09327, with uniform noise).
+        reset_key: source of the initial state, if it is given; not consumed.
     """
-    return observe_execution(environment, plan, key, _the_step, noise, reset_key)
-
-
-def instructions_in_force(
-    environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray, reset_key: PRNGKeyArray | None = None
-) -> Int[Array, "T A"]:
-    """The position of each agent's current instruction at every step; see `execute`. `key` is consumed."""
-    return observe_execution(environment, plan, key, _the_counter, reset_key=reset_key)
-
-
-def _the_step(_state: Any, _next_state: Any, step: Trajectory, _counter: Array) -> Trajectory:
-    return step
-
-
-def _the_counter(_state: Any, _next_state: Any, _step: Trajectory, counter: Array) -> Array:
-    return counter
+    return observe_execution(environment, plan, key, lambda _state, _next, step, _counter: step, noise, reset_key)
 
 
 def observe_execution(
@@ -97,18 +82,9 @@ def observe_execution(
     noise: Float[Array, ""] | float = 0.0,
     reset_key: PRNGKeyArray | None = None,
 ) -> Any:
-    """Execute a plan for one episode as `execute` does, and keep something of each step.
+    """Execute a plan as `execute` does, and return what `observe` returns for each step, on a leading axis `T`.
 
-    Args:
-        environment: where to execute; static.
-        plan: one plan, without leading axes.
-        key: see `execute`; consumed.
-        observe: called as `observe(state, next_state, step, counter)`; `step` is a `Trajectory` without the axis `T`.
-        noise: see `execute`.
-        reset_key: see `execute`.
-
-    Returns:
-        What `observe` returned, stacked on a leading axis `T`; steps that are not active are to be ignored.
+    Steps in which no agent is active are padding.
     """
     own_key, step_key = jax.random.split(key)
     state, time_step = reset_env(environment, own_key if reset_key is None else reset_key)
@@ -120,8 +96,7 @@ def observe_execution(
         action = environment.act(state, command, parameter)
         taken = _disturb(action, time_step.available_actions, noise, noise_key)
         next_state, next_step = step_env(environment, state, taken, step_key)
-        done = environment.achieved(next_state, command, parameter)
-        following = jnp.minimum(counter + done, plan.length - 1)
+        achieved = environment.achieved(next_state, command, parameter)
         step = Trajectory(
             observation=time_step.observation,
             action=action,
@@ -131,8 +106,9 @@ def observe_execution(
             active=active,
             terminated=active & next_step.terminated,
         )
-        still_active = active & ~next_step.terminated & ~next_step.episode_over()
-        return (next_state, next_step, following, still_active), observe(state, next_state, step, counter)
+        next_counter = jnp.minimum(counter + achieved, plan.length - 1)
+        next_active = active & ~next_step.terminated & ~next_step.episode_over()
+        return (next_state, next_step, next_counter, next_active), observe(state, next_state, step, counter)
 
     counter = jnp.zeros(environment.num_agents, jnp.int32)
     start = (state, time_step, counter, jnp.ones(environment.num_agents, bool))
@@ -151,17 +127,6 @@ def _disturb(action: Array, available: Bool[Array, "A C"], noise: Float[Array, "
 
 
 def execute_many(environment: InstructedEnvironment, plans: Plan, keys: Key[Array, "N"]) -> Trajectory:
-    """Execute every plan from every initial state, in one call; leading axes `[P, N]`. Pure and jittable.
-
-    Args:
-        environment: where to execute; static.
-        plans: plans stacked on a leading axis `P`.
-        keys: one key per episode, `[N]`, the same ones for all plans; consumed.
-    """
-    over_states = jax.vmap(lambda plan, key: execute(environment, plan, key), in_axes=(None, 0))
-    return jax.vmap(over_states, in_axes=(0, None))(plans, keys)
-
-
-def plan_returns(environment: InstructedEnvironment, plans: Plan, keys: Key[Array, "N"]) -> Float[Array, "P N A"]:
-    """The return of each agent under every plan from every initial state, as by `execute_many`."""
-    return execute_many(environment, plans, keys).episode_return()
+    """Execute every plan, `[P, ...]`, with every key, `[N]`; leading axes `[P, N]`. Pure and jittable."""
+    over_keys = jax.vmap(lambda plan, key: execute(environment, plan, key), in_axes=(None, 0))
+    return jax.vmap(over_keys, in_axes=(0, None))(plans, keys)

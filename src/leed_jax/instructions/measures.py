@@ -1,9 +1,4 @@
-"""What happened in an episode, in figures that the environment names: for feedback to a model, and to people.
-
-Two optional protocols. An environment that keeps `Measured` tells figures of each state (collisions, landmarks without
-an agent), which are summed up over whole episodes, of plans and of policies alike. One that keeps `DescribesStates`
-tells the facts about one initial state in words, for plans that are written for that state alone.
-"""
+"""Two optional protocols for feedback on episodes: measures of states, and descriptions of initial states."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from leed_jax.environments import Environment, Wrapper
-from leed_jax.instructions.execute import Trajectory, observe_execution
+from leed_jax.instructions.execute import observe_execution
 from leed_jax.instructions.plan import Plan
 from leed_jax.instructions.vocabulary import InstructedEnvironment
 
@@ -24,13 +19,13 @@ Offering = TypeVar("Offering")
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A figure of each state, and how an episode is summed up in one number.
+    """A number that describes a state, and how it is summarised over an episode.
 
     Attributes:
         name: its key in what `Measured.measure` returns.
-        sentence: what the episode's number is, in a few words, as in "collisions between agents".
-        summary: of the states after each step, the "sum", the "mean" or the "last" figure; or "first", the number of
-            steps until the figure is first not zero, and `max_steps` if it never is.
+        sentence: the summary in a few words, such as "collisions between agents".
+        summary: the "sum", "mean" or "last" value over the states after each step; or "first", the number of steps
+            until the value is first non-zero, `max_steps` if it never is.
     """
 
     name: str
@@ -40,37 +35,31 @@ class Measure:
 
 @runtime_checkable
 class Measured(Protocol):
-    """An environment that can tell what happened."""
+    """An environment with measures."""
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What is measured."""
+        """The measures."""
         ...
 
     def measure(self, state: Any) -> dict[str, Float[Array, ""]]:
-        """The figure of each measure in a state, by name; pure and jittable."""
+        """The value of each measure in a state, by name; pure and jittable."""
         ...
 
 
 @runtime_checkable
 class DescribesStates(Protocol):
-    """An environment that can put one initial state into words."""
+    """An environment that describes initial states, for plans that are written for one of them."""
 
     def describe_state(self, state: Any) -> str:
-        """The facts that decide what to do in this state, computed and rounded: distances rather than coordinates.
-
-        Args:
-            state: one unbatched state, as NumPy arrays.
-        """
+        """The facts that decide what to do in one unbatched state of NumPy arrays: distances, not coordinates."""
         ...
 
 
 def offering(environment: Environment, protocol: type[Offering]) -> Offering | None:
-    """The environment, or the one that it wraps, that keeps an optional protocol on states; None if there is none.
+    """The environment, or the one it wraps, that implements `protocol`; None if there is none.
 
-    Args:
-        environment: an environment; a wrapper must have the states of what it wraps.
-        protocol: `Measured` or `DescribesStates`.
+    Wrappers must keep the states of the environment that they wrap.
     """
     found: Any = environment
     while not isinstance(found, protocol):
@@ -81,48 +70,44 @@ def offering(environment: Environment, protocol: type[Offering]) -> Offering | N
 
 
 def measures_of(environment: Environment) -> tuple[Measure, ...]:
-    """What the environment measures; nothing if it does not."""
+    """The environment's measures; none if it is not `Measured`."""
     measured = offering(environment, Measured)  # type: ignore[type-abstract]
     return () if measured is None else tuple(measured.measures)
 
 
 def episode_measures(environment: Environment, states: Any, active: Bool[Array, "T"]) -> dict[str, Float[Array, ""]]:
-    """Sum one episode up. Pure and jittable.
+    """Summarise one episode: a number per measure, by name. Pure and jittable.
 
     Args:
         environment: measured or not.
         states: the states after each step, `[T, ...]`, padded to `max_steps`.
-        active: whether each of these steps belongs to the episode.
-
-    Returns:
-        A number per measure, by name; nothing if the environment measures nothing.
+        active: which of these steps belong to the episode.
     """
     measured = offering(environment, Measured)  # type: ignore[type-abstract]
     if measured is None or not measured.measures:
         return {}
-    figures = jax.vmap(measured.measure)(states)
-    return {m.name: _summarise(m.summary, figures[m.name], active) for m in measured.measures}
+    values = jax.vmap(measured.measure)(states)
+    return {m.name: _summarise(m.summary, values[m.name], active) for m in measured.measures}
 
 
-def _summarise(summary: Summary, figures: Shaped[Array, "T"], active: Bool[Array, "T"]) -> Float[Array, ""]:
-    figures = figures.astype(jnp.float32)
+def _summarise(summary: Summary, values: Shaped[Array, "T"], active: Bool[Array, "T"]) -> Float[Array, ""]:
+    values = values.astype(jnp.float32)
     if summary == "last":
-        return figures[jnp.sum(active) - 1]
+        return values[jnp.sum(active) - 1]
     if summary == "first":
-        met = active & (figures != 0)
-        return jnp.where(jnp.any(met), jnp.argmax(met) + 1, len(figures)).astype(jnp.float32)
-    total = jnp.sum(jnp.where(active, figures, 0.0))
+        met = active & (values != 0)
+        return jnp.where(jnp.any(met), jnp.argmax(met) + 1, len(values)).astype(jnp.float32)
+    total = jnp.sum(jnp.where(active, values, 0.0))
     return total if summary == "sum" else total / jnp.sum(active)
 
 
 class Execution(NamedTuple):
-    """One execution of a plan, summed up.
+    """The summary of one execution of a plan.
 
     Attributes:
         returns: the undiscounted return of each agent, `[A]`.
         measures: a number per measure, by name.
-        shares: for each agent and each of its instructions, the share of its steps for which that was in force,
-            `[A, K]`.
+        shares: the share of an agent's steps during which each of its instructions was in force, `[A, K]`.
     """
 
     returns: Any
@@ -133,20 +118,10 @@ class Execution(NamedTuple):
 def measured_execution(
     environment: InstructedEnvironment, plan: Plan, key: PRNGKeyArray, reset_key: PRNGKeyArray | None = None
 ) -> Execution:
-    """Execute a plan for one episode, as `execute` does, and tell what happened. Pure and jittable.
-
-    Args:
-        environment: where to execute; static.
-        plan: one plan, without leading axes.
-        key: source of the initial state and of the transitions; consumed.
-        reset_key: source of the initial state, where it is a particular one.
-    """
-
-    def keep(state: Any, following: Any, step: Trajectory, counter: Array) -> Any:
-        del state
-        return step, following, counter
-
-    trajectory, states, counter = observe_execution(environment, plan, key, keep, reset_key=reset_key)
+    """Execute a plan for one episode and summarise it; arguments as in `execute`. Pure and jittable."""
+    trajectory, states, counter = observe_execution(
+        environment, plan, key, lambda _, after, step, counter: (step, after, counter), reset_key=reset_key
+    )
     active = trajectory.active
     in_force = (counter[..., None] == jnp.arange(plan.command.shape[-1])) & active[..., None]
     return Execution(
@@ -156,11 +131,6 @@ def measured_execution(
     )
 
 
-def measure_lines(environment: Environment, figures: Mapping[str, float]) -> list[str]:
-    """The means of measures in words, as in "collisions between agents: 1.20".
-
-    Args:
-        environment: what was measured.
-        figures: a number per measure, by name.
-    """
-    return [f"{m.sentence}: {figures[m.name]:.2f}" for m in measures_of(environment)]
+def measure_lines(environment: Environment, values: Mapping[str, float]) -> list[str]:
+    """The measures in words, such as "collisions between agents: 1.20"; `values` has a number per measure."""
+    return [f"{m.sentence}: {values[m.name]:.2f}" for m in measures_of(environment)]

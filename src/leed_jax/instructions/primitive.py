@@ -1,4 +1,4 @@
-"""The fallback vocabulary: any environment can be instructed in its own primitive actions."""
+"""A vocabulary for any environment with discrete actions: its own primitive actions."""
 
 import dataclasses
 import functools
@@ -14,12 +14,10 @@ from leed_jax.instructions.vocabulary import Command, Parameter, Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class PrimitiveInstructions(Wrapper):
-    """Gives an environment without instructions of its own the single command `Act`, one step per instruction.
-
-    The environment's `action_names`, if it has any, become the parameters.
+    """Adds one command, `Act`, whose parameters are the actions, named by `action_names` if the environment has them.
 
     Raises:
-        ConfigurationError: its actions are continuous, so that there is no list of them.
+        ConfigurationError: the environment's actions are continuous.
     """
 
     def __post_init__(self) -> None:
@@ -33,17 +31,15 @@ class PrimitiveInstructions(Wrapper):
     def vocabulary(self) -> Vocabulary:
         """`Act` with the names of the actions."""
         default = tuple(f"action_{i}" for i in range(self.num_actions))
-        names = getattr(self.environment, "action_names", default)
-        agents = tuple(f"agent_{i}" for i in range(self.num_agents))
+        names = tuple(getattr(self.environment, "action_names", default))
+        act = Command("Act", "Take this action for one step; the last one is repeated.", names)
         parameters = tuple(Parameter(name, "The primitive action of that name.") for name in names)
-        act = Command("Act", "Take this action for one step; the last one is repeated.", tuple(names))
-        return Vocabulary((act,), parameters, agents)
+        return Vocabulary((act,), parameters, tuple(f"agent_{i}" for i in range(self.num_agents)))
 
     def describe(self) -> str:
-        """The environment's own description, or what its sizes tell."""
-        describe = getattr(self.environment, "describe", None)
-        if describe is not None:
-            return describe()
+        """The environment's own description, or one of its sizes."""
+        if hasattr(self.environment, "describe"):
+            return self.environment.describe()
         return (
             f"{self.num_agents} agents act for at most {self.max_steps} steps in an episode. "
             f"Each has {self.num_actions} actions. A higher return is better."
@@ -55,6 +51,6 @@ class PrimitiveInstructions(Wrapper):
         return parameter
 
     def achieved(self, state: Any, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
-        """Always: an action takes one step."""
+        """True: an action takes one step."""
         del state, parameter
         return jnp.ones_like(command, dtype=bool)

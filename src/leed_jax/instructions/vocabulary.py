@@ -1,7 +1,7 @@
-"""The words of the instruction language, and what an environment offers so that instructions can be executed in it.
+"""The words of the instruction language, and the protocol of environments that can execute instructions.
 
-An instruction is a triple `[Command, Parameter, AgentID]`. Which commands, parameters and agents exist is data that the
-environment declares; prompts, validation and the control of random valid instructions are all built from it.
+An instruction is a triple `[Command, Parameter, AgentID]`. Each environment declares its commands, parameters and
+agents; prompts, validation and random plans are built from that declaration.
 """
 
 import dataclasses
@@ -20,20 +20,17 @@ _PLAIN = re.compile(r"[\w.:/+-]+", re.ASCII)
 
 
 def written(name: str) -> str:
-    """A name as it stands in a prompt or a message: itself if it is a plain word, else as a JSON string.
-
-    Nothing that an environment calls its agents or parameters can then be taken for anything but a name.
-    """
+    """A name as prompts and messages show it: as it is if it is a plain word, else as a JSON string."""
     return name if _PLAIN.fullmatch(name) else json.dumps(name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A name that commands refer to: a thing in the environment, or a relation that is resolved at execution time.
+    """An object in the environment, or a relation that is resolved during execution.
 
     Attributes:
         name: the word to write.
-        meaning: a sentence for the prompt; parameters that share a meaning are explained together.
+        meaning: a sentence for the prompt; parameters with the same meaning are explained together.
         except_for: agents to which the parameter may not be given.
     """
 
@@ -44,11 +41,11 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Something that an agent can be told to do.
+    """A command for an agent.
 
     Attributes:
         name: the word to write.
-        meaning: a sentence for the prompt, with the condition that ends the command.
+        meaning: a sentence for the prompt, including when the command is done.
         parameters: names of the parameters that it takes.
     """
 
@@ -59,11 +56,11 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """All commands, parameters and agents of an environment; their positions are the integers of a compiled plan.
+    """All commands, parameters and agents of an environment; compiled plans refer to them by position.
 
     Raises:
-        EnvironmentContractError: a name stands twice, a command takes a parameter that is not declared, or an agent has
-            no valid instruction at all.
+        EnvironmentContractError: a name occurs twice, a command takes an undeclared parameter, or an agent has no valid
+            instruction.
     """
 
     commands: tuple[Command, ...]
@@ -77,18 +74,18 @@ class Vocabulary:
             "agent": list(self.agents),
         }
         for kind, names in named.items():
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise EnvironmentContractError(f"The vocabulary has more than one {kind} of the name {twice[0]}.")
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise EnvironmentContractError(f"The vocabulary has more than one {kind} of the name {twice}.")
         for command in self.commands:
             undeclared = sorted(set(command.parameters) - set(named["parameter"]))
             if undeclared:
                 raise EnvironmentContractError(
                     f"The command {command.name} takes {undeclared[0]}, which is not among the vocabulary's parameters."
                 )
-        idle = [name for name, valid in zip(self.agents, self.allowed, strict=True) if not valid.any()]
-        if idle:
-            raise EnvironmentContractError(f"The vocabulary has no valid instruction for {idle[0]}.")
+        for name, valid in zip(self.agents, self.allowed, strict=True):
+            if not valid.any():
+                raise EnvironmentContractError(f"The vocabulary has no valid instruction for {name}.")
 
     @functools.cached_property
     def command_index(self) -> dict[str, int]:
@@ -115,8 +112,8 @@ class Vocabulary:
         return tuple(n for n in names if agent not in self.parameters[self.parameter_index[n]].except_for)
 
     @functools.cached_property
-    def allowed(self) -> np.ndarray:
-        """Which triples are valid: a boolean array `[A, C, P]` over agents, commands and parameters."""
+    def allowed(self) -> Bool[np.ndarray, "A C P"]:
+        """Which triples are valid, over agents, commands and parameters."""
         allowed = np.zeros((len(self.agents), len(self.commands), len(self.parameters)), dtype=bool)
         for a, agent in enumerate(self.agents):
             for c, command in enumerate(self.commands):
@@ -127,7 +124,11 @@ class Vocabulary:
 
 @runtime_checkable
 class InstructedEnvironment(Environment[Any], Protocol):
-    """An environment in which instructions can be executed."""
+    """An environment that can execute instructions; `act` and `achieved` are pure and jittable.
+
+    `command` and `parameter` are each agent's current instruction, as positions in `vocabulary.commands` and
+    `vocabulary.parameters`.
+    """
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -139,15 +140,9 @@ class InstructedEnvironment(Environment[Any], Protocol):
         ...
 
     def act(self, state: Any, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Int[Array, "A"]:
-        """Choose each agent's action under its current instruction; pure and jittable.
-
-        Args:
-            state: the environment's state.
-            command: positions in `vocabulary.commands`.
-            parameter: positions in `vocabulary.parameters`.
-        """
+        """Choose each agent's action under its instruction."""
         ...
 
     def achieved(self, state: Any, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
-        """Tell whether each agent has done what its current instruction says; pure and jittable."""
+        """Whether each agent has done what its instruction says."""
         ...

@@ -11,7 +11,7 @@ from leed_jax.environments import Environment
 from leed_jax.errors import ConfigurationError
 from leed_jax.networks.config import NetworkConfig
 from leed_jax.networks.modules import MLP, Parameters, init_stacked, of_agents, with_agent_id
-from leed_jax.objectives.q_learning import best_available, monotonic_mixing, sum_of_values
+from leed_jax.objectives import best_available, monotonic_mixing, sum_of_values
 
 MIXERS = ("vdn", "qmix")
 

@@ -1,4 +1,4 @@
-"""How far two trajectories lie apart."""
+"""Distances between trajectories."""
 
 import chex
 import jax
@@ -16,8 +16,8 @@ def dynamic_time_warping(
 
         D(i, j) = |x_i - y_j| + min(D(i-1, j), D(i, j-1), D(i-1, j-1)),  D(0, 0) = |x_0 - y_0|
 
-    and the distance is D(m-1, n-1): the least sum of Euclidean distances over all ways to walk along both sequences
-    forwards. Takes M N steps, one after the other.
+    The distance is D(m-1, n-1): the smallest sum of Euclidean distances over all monotonic alignments of the two
+    sequences. Takes M N sequential steps.
 
     Source: Sakoe and Chiba 1978, "Dynamic programming algorithm optimization for spoken word recognition", with the
     symmetric step pattern and weight 1 for each step.
@@ -25,8 +25,8 @@ def dynamic_time_warping(
     Args:
         left: x.
         right: y.
-        left_length: m, from 1 to M; what comes after is padding.
-        right_length: n, from 1 to N.
+        left_length: m, from 1 to M; the rest of x is padding.
+        right_length: n, from 1 to N; likewise.
     """
     chex.assert_rank([left, right], 2)
     cost = jnp.linalg.norm(left[:, None] - right[None], axis=-1)
@@ -38,11 +38,11 @@ def dynamic_time_warping(
 
         def along(before: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             cost_j, entered_j = inputs
-            here = cost_j + jnp.minimum(before, entered_j)
-            return here, here
+            distance = cost_j + jnp.minimum(before, entered_j)
+            return distance, distance
 
-        here = jax.lax.scan(along, jnp.array(jnp.inf), (cost, entered))[1]
-        return here, here
+        distances = jax.lax.scan(along, jnp.array(jnp.inf), (cost, entered))[1]
+        return distances, distances
 
     rest = jax.lax.scan(row, first, cost[1:])[1]
     return jnp.concatenate([first[None], rest])[left_length - 1, right_length - 1]

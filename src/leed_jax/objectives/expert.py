@@ -1,4 +1,4 @@
-"""Terms that pull a policy towards an expert's actions, each on one agent's minibatch."""
+"""Imitation losses on one agent's minibatch of expert actions."""
 
 import chex
 import jax
@@ -9,16 +9,16 @@ from leed_jax.objectives.ppo import weighted_mean
 
 
 def negative_log_likelihood(log_prob: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, ""]:
-    """Behaviour cloning: the weighted mean of the negative log-likelihood of the expert's actions.
+    """Behaviour cloning: the weighted mean negative log-likelihood of the expert's actions; 0 if all weights are 0.
 
         L = - sum_b w_b log pi(a_b|s_b) / sum_b w_b
 
     Source: Pomerleau 1991, "Efficient training of artificial neural networks for autonomous navigation", as maximum
-    likelihood; zero where all weights are zero.
+    likelihood.
 
     Args:
-        log_prob: log-probability of the expert's action under the policy that learns.
-        weight: non-negative; 0 leaves a sample out, as for padding.
+        log_prob: log-probability of the expert's action under the learner's policy.
+        weight: non-negative; 0 for padding.
     """
     return -weighted_mean(log_prob, weight)
 
@@ -30,25 +30,25 @@ def advantage_weighted_loss(
     temperature: Float[Array, ""] | float,
     max_weight: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """Imitation of what did better than one's own critic expects, and of the rest hardly at all.
+    """Imitation weighted by the exponential of the expert's advantage over the learner's own value estimate.
 
         L = - sum_b w_b min(exp(A_b / beta), c) log pi(a_b|s_b) / sum_b w_b,  A = R - V(s)
 
-    No gradient flows through the advantage. The sum is not divided by the exponentials, so that the term fades as the
-    learner outgrows its expert.
+    No gradient flows through the advantage. The exponentials are not normalised, so the term vanishes as the learner
+    becomes better than its expert.
 
     Source: Peng et al. 2019, "Advantage-weighted regression" (arXiv 1910.00177), algorithm 1 and section 5.2, with the
     learner's own critic for V.
 
     Args:
-        log_prob: log-probability of the expert's action under the policy that learns.
-        advantage: return of the expert from there on, less the learner's own estimate.
-        weight: non-negative; 0 leaves a sample out.
-        temperature: beta, in the unit of the rewards.
+        log_prob: log-probability of the expert's action under the learner's policy.
+        advantage: the expert's return from this step on minus the learner's value estimate.
+        weight: non-negative; 0 for padding.
+        temperature: beta, in units of reward.
         max_weight: c.
     """
     chex.assert_rank([log_prob, advantage, weight], 1)
     chex.assert_equal_shape([log_prob, advantage, weight])
-    # Bounded before the exponential, which would overflow, and whose derivative is of no use.
+    # Clipped before the exponential, which could overflow.
     exponent = jnp.minimum(jax.lax.stop_gradient(advantage) / temperature, jnp.log(max_weight))
     return -weighted_mean(jnp.exp(exponent) * log_prob, weight)

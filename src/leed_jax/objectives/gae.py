@@ -15,13 +15,13 @@ def generalised_advantages(
     discount: Float[Array, ""] | float,
     gae_lambda: Float[Array, ""] | float,
 ) -> Float[Array, "T"]:
-    """Advantages of one sequence of steps, which may span several episodes.
+    """Generalised advantage estimates for one sequence of steps, which may span several episodes.
 
         delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t     = delta_t + gamma lambda (1 - over_t) A_{t+1}
 
-    `s'_t` is the state that the action led to, the last one of its episode included, so that a time limit (over, but
-    not terminated) bootstraps from its value while nothing leaks from the next episode.
+    `s'_t` is the state that the action led to, before any reset. At a time limit (over, but not terminated) its value
+    is bootstrapped, and nothing leaks from the next episode.
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16; time limits as in Pardo et al. 2018 (arXiv
     1712.00378), section 3.
@@ -30,8 +30,8 @@ def generalised_advantages(
         reward: reward of each step.
         value: estimate for the state before each step.
         next_value: estimate for the state after each step, before any reset.
-        terminated: whether nothing follows the step.
-        episode_over: whether the step is the last one of its episode, for whatever reason.
+        terminated: whether the agent terminated in the step.
+        episode_over: whether the step was the last of its episode, for any reason.
         discount: gamma, per step.
         gae_lambda: lambda.
     """

@@ -1,4 +1,4 @@
-"""The terms of proximal policy optimisation, each on one agent's minibatch."""
+"""Losses of proximal policy optimisation on one agent's minibatch."""
 
 import chex
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ Scalar = Float[Array, ""]
 
 
 def weighted_mean(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Scalar:
-    """The mean of what has weight, and 0 where nothing has; what has none may be anything.
+    """The weighted mean; 0 if all weights are 0. Values of weight 0 are ignored, even if they are not finite.
 
         sum_b w_b x_b / sum_b w_b
 
     Args:
-        x: numbers.
-        weight: w, not negative; 0 leaves a number out, as for padding.
+        x: values.
+        weight: w, non-negative; 0 for padding.
     """
     chex.assert_rank([x, weight], 1)
     chex.assert_equal_shape([x, weight])
@@ -23,14 +23,14 @@ def weighted_mean(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Scalar:
 
 
 def normalise(x: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, "B"]:
-    """Shift and scale what has weight to mean 0 and standard deviation 1; constant input becomes 0.
+    """Shift and scale to mean 0 and standard deviation 1; constant input becomes 0.
 
     Args:
-        x: numbers.
-        weight: 0 leaves a number out of mean and deviation, and makes it 0.
+        x: values.
+        weight: non-negative; values of weight 0 do not count and become 0.
     """
-    # The mean of equal numbers may differ from them by rounding, which the division would blow up; that of zeros is 0.
-    # Any number near them serves, so the largest of those with weight.
+    # Subtracting the largest value first makes equal values exactly 0. Their computed mean may differ from them by
+    # rounding, which the division would amplify.
     x = jnp.where(weight > 0, x - jnp.max(x, where=weight > 0, initial=-jnp.inf), 0.0)
     x = jnp.where(weight > 0, x - weighted_mean(x, weight), 0.0)
     return x / (jnp.sqrt(weighted_mean(jnp.square(x), weight)) + 1e-8)
@@ -50,15 +50,15 @@ def clipped_surrogate_loss(
     Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7.
 
     Args:
-        log_prob: log-probability of the action under the policy that learns.
-        behaviour_log_prob: the same under the policy that acted.
+        log_prob: log-probability of the action under the learner's policy.
+        behaviour_log_prob: log-probability under the policy that acted.
         advantage: advantage of the action.
         clip_epsilon: eps.
-        weight: of each sample in the expectation; 0 leaves it out.
+        weight: weight of each sample; 0 for padding.
     """
     chex.assert_rank([log_prob, behaviour_log_prob, advantage], 1)
     chex.assert_equal_shape([log_prob, behaviour_log_prob, advantage])
-    # Nothing holds back samples that are left out. Their ratio may overflow, and 0 times infinity is no number.
+    # The ratio of padding may overflow, and 0 times infinity is not a number.
     ratio = jnp.exp(jnp.where(weight > 0.0, log_prob - behaviour_log_prob, 0.0))
     clipped = jnp.clip(ratio, 1.0 - clip_epsilon, 1.0 + clip_epsilon)
     return -weighted_mean(jnp.minimum(ratio * advantage, clipped * advantage), weight)
@@ -69,14 +69,13 @@ def value_loss(value: Float[Array, "B"], target: Float[Array, "B"], weight: Floa
 
         L = 1/2 E[(V(s) - R)^2]
 
-    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 9, the term L^VF. The critic's step is not clipped:
-    clipping depends on the scale of the rewards and was found to bring nothing (Andrychowicz et al. 2021, arXiv
-    2006.05990).
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 9, the term L^VF. Values are not clipped, as
+    clipping depends on the scale of rewards and does not help (Andrychowicz et al. 2021, arXiv 2006.05990).
 
     Args:
         value: estimates of the critic.
-        target: returns to regress on.
-        weight: of each sample in the mean; 0 leaves it out.
+        target: returns.
+        weight: weight of each sample; 0 for padding.
     """
     chex.assert_rank([value, target], 1)
     chex.assert_equal_shape([value, target])
@@ -86,7 +85,7 @@ def value_loss(value: Float[Array, "B"], target: Float[Array, "B"], weight: Floa
 def approximate_kl(
     log_prob: Float[Array, "B"], behaviour_log_prob: Float[Array, "B"], weight: Float[Array, "B"]
 ) -> Scalar:
-    """Estimate KL(behaviour || learner) without bias and with low variance, as E[rho - 1 - log rho].
+    """Unbiased, low-variance estimate of KL(behaviour || learner): E[rho - 1 - log rho].
 
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
