@@ -1,8 +1,11 @@
-"""Cooperative navigation, array-shaped: agents spread out to cover the landmarks without bumping into one another.
+"""Cooperative navigation: agents spread out to cover the landmarks without colliding.
 
-The rules are those of `simple_spread` in the Multi-Agent Particle Environment (Lowe et al. 2017, arXiv 1706.02275) as
-JaxMARL's `MPE_simple_spread_v3` implements them: the same physics, rewards, order of observations and episode length.
-Its communication columns, which are always zero there, are left out of the observation.
+This is `simple_spread` of the Multi-Agent Particle Environment (Lowe et al. 2017, arXiv 1706.02275) as JaxMARL's
+`MPE_simple_spread_v3` implements it: the same physics, rewards, order of observations and episode length. JaxMARL's
+communication columns, which are always zero, are left out of the observation.
+
+It uses the public API alone, so that it can serve as a template for other environments. Only `reset` and `step` are
+required. Instructions, measures and `draw` are optional.
 """
 
 import dataclasses
@@ -27,14 +30,14 @@ LANDMARK_RADIUS = 0.05
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 0.001
 
-# Distances at which commands count as done, in the unit of the arena, which spans [-1, 1] at the start.
+# Distances and the speed at which commands count as done. The arena spans [-1, 1] at the start.
 ARRIVED = 0.1
 TOUCHING = 2 * AGENT_RADIUS + 0.05
 CLEAR = 4 * AGENT_RADIUS
 SLOW = 0.05
 
-# The landmarks that `describe_state` tells each agent's distance to.
-TOLD_LANDMARKS = 8
+# The number of landmarks whose distance to each agent `describe_state` gives.
+DESCRIBED_LANDMARKS = 8
 
 MOVE_TO, HOLD, KEEP_AWAY = range(3)
 ACTION_NAMES = ("stay", "left", "right", "down", "up")
@@ -43,7 +46,7 @@ _THRUST = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.float32)
 
 @struct.dataclass
 class SpreadState:
-    """Positions and velocities; agents are `A`, landmarks `L`, the last axis is (x, y)."""
+    """Positions and velocities of `A` agents and positions of `L` landmarks; the last axis is (x, y)."""
 
     position: Float[Array, "A 2"]
     velocity: Float[Array, "A 2"]
@@ -57,12 +60,12 @@ class SimpleSpread:
 
     Attributes:
         num_agents: the number of agents.
-        num_landmarks: the number of landmarks; as many as agents if None.
-        local_ratio: the weight of an agent's own collisions in its reward; the shared covering term has the rest.
-        max_steps: the number of steps of an episode; every end is a time limit. JaxMARL's `max_steps=25` tests for the
-            end before it counts the step, so its episodes have 26.
-        observed_agents: how many of the nearest other agents an agent sees, nearest first; all of them, in fixed order,
-            if None.
+        num_landmarks: the number of landmarks; `num_agents` if None.
+        local_ratio: the weight of an agent's own collisions in its reward; the shared coverage term has the rest.
+        max_steps: the number of steps of an episode, which always ends by this time limit. 26 is JaxMARL's
+            `max_steps=25`, which tests for the end before it counts the step.
+        observed_agents: the number of nearest agents that an agent observes, nearest first; if None, it observes all,
+            in fixed order.
         observed_landmarks: the same for landmarks.
     """
 
@@ -95,18 +98,18 @@ class SimpleSpread:
 
     @property
     def observation_size(self) -> int:
-        """Own velocity and position, then relative positions of landmarks and of other agents."""
+        """The length of what `observe` returns for one agent."""
         agents = self.num_agents - 1 if self.observed_agents is None else self.observed_agents
         landmarks = self.landmarks if self.observed_landmarks is None else self.observed_landmarks
         return 4 + 2 * landmarks + 2 * agents
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """A name for each action."""
+        """The name of each action."""
         return ACTION_NAMES
 
     def reset(self, key: PRNGKeyArray) -> tuple[SpreadState, TimeStep]:
-        """Place agents and landmarks uniformly in the arena, at rest; `key` is consumed."""
+        """Place agents, at rest, and landmarks uniformly in the arena; `key` is consumed."""
         agent_key, landmark_key = jax.random.split(key)
         state = SpreadState(
             position=jax.random.uniform(agent_key, (self.num_agents, 2), minval=-1.0, maxval=1.0),
@@ -117,7 +120,7 @@ class SimpleSpread:
         return state, self._time_step(state, jnp.zeros(self.num_agents))
 
     def step(self, state: SpreadState, action: Int[Array, "A"], key: PRNGKeyArray) -> tuple[SpreadState, TimeStep]:
-        """Move every agent for one step; the transition is deterministic, so `key` is not used."""
+        """Move every agent by one step. Transitions are deterministic, so `key` is not used."""
         del key
         force = jnp.asarray(_THRUST)[action] * ACCELERATION + _contact_force(state.position)
         state = SpreadState(
@@ -129,13 +132,13 @@ class SimpleSpread:
         return state, self._time_step(state, self.reward(state))
 
     def reward(self, state: SpreadState) -> Float[Array, "A"]:
-        """Collisions of one's own, and the distance of each landmark to the agent nearest to it, both negative."""
+        """Minus an agent's collisions, and minus the distances of the landmarks to their nearest agents; weighted."""
         collisions = jnp.sum(_overlapping(state.position), axis=-1)
         covering = jnp.sum(jnp.min(_distance(state.position, state.landmark), axis=0))
         return -collisions * self.local_ratio - covering * (1 - self.local_ratio)
 
     def observe(self, state: SpreadState) -> Float[Array, "A O"]:
-        """Each agent's view: own velocity, own position, landmarks and other agents relative to itself."""
+        """Own velocity, own position, then landmarks and other agents relative to the own position."""
         landmarks = _nearest(state.landmark[None] - state.position[:, None], self.observed_landmarks)
         others = jnp.asarray(_others(self.num_agents))
         relative = state.position[others] - state.position[:, None]
@@ -144,11 +147,7 @@ class SimpleSpread:
         return jnp.concatenate(list(flat), axis=-1)
 
     def _time_step(self, state: SpreadState, reward: Float[Array, "A"]) -> TimeStep:
-        return TimeStep(
-            observation=self.observe(state),
-            reward=reward,
-            truncated=state.step >= self.max_steps,
-        )
+        return TimeStep(self.observe(state), reward, truncated=state.step >= self.max_steps)
 
     # --- instructions -------------------------------------------------------------------------------------------
 
@@ -197,7 +196,7 @@ class SimpleSpread:
         return Vocabulary(tuple(c for c in commands if c.parameters), parameters, agents)
 
     def act(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Int[Array, "A"]:
-        """Steer every agent to where its instruction wants it."""
+        """Steer every agent as its instruction says."""
         target = self._target(state, command, parameter)
         away = state.position + _direction(state.position - target)
         far = jnp.linalg.norm(target - state.position, axis=-1, keepdims=True) >= CLEAR
@@ -206,13 +205,13 @@ class SimpleSpread:
         return jnp.where(stand[:, 0], _brake(state.velocity), _steer(state, goal))
 
     def achieved(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Bool[Array, "A"]:
-        """Tell whether every agent has arrived, waited, or got away."""
+        """Whether each agent has arrived, waited long enough, or got away."""
         target = self._target(state, command, parameter)
         distance = jnp.linalg.norm(target - state.position, axis=-1)
         index = self.vocabulary.parameter_index
         first, last = self.landmarks, self.landmarks + self.num_agents
         is_agent = ((parameter >= first) & (parameter < last)) | (parameter == index["nearest_agent"])
-        # An agent that races past a place has not arrived: it would come to rest somewhere else.
+        # An agent that passes a place at speed has not arrived: it would come to rest elsewhere.
         rest = jnp.linalg.norm(target - (state.position + state.velocity * STEP_S / DAMPING), axis=-1)
         arrived = jnp.where(is_agent, distance <= TOUCHING, jnp.maximum(distance, rest) <= ARRIVED)
         clear = jnp.min(_distance_to_others(state.position), axis=-1) >= CLEAR
@@ -221,7 +220,7 @@ class SimpleSpread:
         return jnp.select([command == MOVE_TO, command == HOLD], [arrived, waited], distance >= CLEAR)
 
     def _target(self, state: SpreadState, command: Int[Array, "A"], parameter: Int[Array, "A"]) -> Float[Array, "A 2"]:
-        """The point that each agent's parameter stands for; its own position where it stands for none."""
+        """The point that each agent's parameter refers to; its own position if there is none."""
         index = self.vocabulary.parameter_index
         distance = _distance(state.position, state.landmark)
         named = (command == MOVE_TO) & (parameter < self.landmarks)
@@ -247,11 +246,11 @@ class SimpleSpread:
         )
         return points[choice]
 
-    # --- what happened, and what is the case -------------------------------------------------------------------------
+    # --- measures and descriptions ----------------------------------------------------------------------------------
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Collisions, landmarks that are left out, and how soon all of them are covered."""
+        """Collisions, uncovered landmarks, and the time until all are covered."""
         return (
             Measure("collisions", "collisions between agents", "sum"),
             Measure("uncovered_landmarks", "landmarks uncovered at the end", "last"),
@@ -259,7 +258,7 @@ class SimpleSpread:
         )
 
     def measure(self, state: SpreadState) -> dict[str, Float[Array, ""]]:
-        """Measure one state; a landmark is covered by an agent within 0.1, and a collision counts at every step."""
+        """Measure one state. A landmark is covered by an agent within `ARRIVED`; collisions count at every step."""
         collisions = jnp.sum(_overlapping(state.position)) / 2
         uncovered = jnp.sum(jnp.min(_distance(state.position, state.landmark), axis=0) > ARRIVED).astype(jnp.float32)
         return {
@@ -269,11 +268,11 @@ class SimpleSpread:
         }
 
     def describe_state(self, state: SpreadState) -> str:
-        """Tell each agent's distance to the landmarks, nearest first, and which of them are nearest to several."""
+        """Each agent's distances to the landmarks, nearest first, and which landmarks are nearest to several agents."""
         distance = np.asarray(_distance(jnp.asarray(state.position), jnp.asarray(state.landmark)))
         order = np.argsort(distance, axis=-1, kind="stable")
         lines = []
-        for agent, landmarks in enumerate(order[:, :TOLD_LANDMARKS]):
+        for agent, landmarks in enumerate(order[:, :DESCRIBED_LANDMARKS]):
             shown = ", ".join(f"{distance[agent, i]:.2f} from landmark_{i}" for i in landmarks)
             lines.append(f"agent_{agent} is {shown}.")
         for landmark in sorted(set(order[:, 0].tolist())):
@@ -286,6 +285,8 @@ class SimpleSpread:
 
     def draw(self, axes: Any, state: SpreadState) -> None:
         """Draw landmarks as crosses and agents as discs."""
+        from matplotlib.patches import Circle  # noqa: PLC0415 - slow to import, and only needed to draw
+
         axes.set_xlim(-1.4, 1.4)
         axes.set_ylim(-1.4, 1.4)
         axes.set_aspect("equal")
@@ -293,20 +294,13 @@ class SimpleSpread:
         axes.set_yticks([])
         axes.scatter(*state.landmark.T, marker="x", s=60, c="#404040", zorder=0)
         for i, (x, y) in enumerate(state.position):
-            disc = {"xy": (x, y), "radius": AGENT_RADIUS, "facecolor": f"C{i % 10}", "alpha": 0.75}
-            _add_circle(axes, **disc)
+            axes.add_patch(Circle((x, y), AGENT_RADIUS, facecolor=f"C{i % 10}", alpha=0.75))
             axes.text(x, y, str(i), ha="center", va="center", color="white", fontsize=9, zorder=4)
-
-
-def _add_circle(axes: Any, **options: Any) -> None:
-    from matplotlib.patches import Circle  # noqa: PLC0415 - only reports draw, and training should not wait for it
-
-    axes.add_patch(Circle(**options))
 
 
 @functools.cache
 def _others(num_agents: int) -> np.ndarray:
-    """For each agent the positions of all others, in order: an integer array `[A, A-1]`."""
+    """The indices of all other agents, for each agent: `[A, A-1]`."""
     others = [[j for j in range(num_agents) if j != i] for i in range(num_agents)]
     return np.array(others, np.int32).reshape(num_agents, num_agents - 1)
 
@@ -324,17 +318,17 @@ def _overlapping(position: Float[Array, "A 2"]) -> Bool[Array, "A A"]:
 
 
 def _contact_force(position: Float[Array, "A 2"]) -> Float[Array, "A 2"]:
-    """Push overlapping agents apart, by a softened penetration depth."""
+    """Repulsion of overlapping agents, by a smoothed penetration depth."""
     delta = position[:, None] - position[None]
     distance = jnp.linalg.norm(delta, axis=-1)
     depth = jnp.logaddexp(0.0, (2 * AGENT_RADIUS - distance) / CONTACT_MARGIN) * CONTACT_MARGIN
-    # Agents at one and the same point, and each agent with itself, have no direction to be pushed in.
+    # No force between agents at the same point, which gives no direction, or of an agent on itself.
     scale = jnp.where(distance > 0, CONTACT_FORCE * depth / jnp.where(distance > 0, distance, 1.0), 0.0)
     return jnp.sum(delta * scale[..., None], axis=1)
 
 
 def _nearest(relative: Float[Array, "A M 2"], count: int | None) -> Float[Array, "A K 2"]:
-    """The `count` shortest of each agent's relative positions, shortest first; all, in their order, if None."""
+    """The `count` nearest of each agent's relative positions, nearest first; all in the given order if None."""
     if count is None:
         return relative
     _, order = jax.lax.top_k(-jnp.sum(relative**2, axis=-1), count)
@@ -344,17 +338,17 @@ def _nearest(relative: Float[Array, "A M 2"], count: int | None) -> Float[Array,
 def _match(
     distance: Float[Array, "A L"], seeking: Bool[Array, "A"], claimed: Bool[Array, "L"], fallback: Int[Array, "A"]
 ) -> Int[Array, "A"]:
-    """Give each seeking agent a landmark of its own: the shortest free pair first; `fallback` when none is left.
+    """Greedily assign unclaimed landmarks to seeking agents, shortest distance first; `fallback` when none is left.
 
-    Pairs in which each is the nearest to the other do not depend on one another. So they are made all at once, which
-    takes fewer rounds than one after the other, and comes to the same. Of equal distances the first counts.
+    Each round makes all pairs in which agent and landmark are each other's nearest. These do not affect one another, so
+    the result is that of one pair at a time, in fewer rounds. Ties go to the first agent or landmark.
     """
     row, column = jnp.arange(distance.shape[0])[:, None], jnp.arange(distance.shape[1])
 
     def assign(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         cost, choice = carry
         least = jnp.min(cost, axis=1, keepdims=True)
-        # The position of a minimum, as argmin would tell it; XLA computes that one element after the other on CPUs.
+        # The same as argmin, which XLA computes sequentially on CPUs.
         wanted = jnp.min(jnp.where(cost == least, column, column.size), axis=1, keepdims=True)
         wanting = jnp.min(jnp.where(cost == jnp.min(cost, axis=0), row, row.size), axis=0)
         pair = (wanted == column) & (wanting == row) & jnp.isfinite(least)
@@ -371,25 +365,25 @@ def _direction(vector: Float[Array, "A 2"]) -> Float[Array, "A 2"]:
 
 
 def _brake(velocity: Float[Array, "A 2"]) -> Int[Array, "A"]:
-    """Thrust against the larger component v of the velocity, where that leaves less speed than damping alone.
+    """Thrust against the larger component v of the velocity if that slows the agent more than damping alone.
 
-    That is where |(1-d) v - a dt| < (1-d) |v|; below, thrust would only throw the agent back and forth.
+    That is, if |(1-d) v - a dt| < (1-d) |v|; otherwise the agent would oscillate.
     """
     return _thrust(-velocity, ACCELERATION * STEP_S / (2 * (1 - DAMPING)))
 
 
 def _thrust(wanted: Float[Array, "A 2"], least: float) -> Int[Array, "A"]:
-    """The action along the larger component of a vector; none where that component is no more than `least`."""
+    """The action along the larger component of a vector; `stay` if that is at most `least`."""
     axis = jnp.argmax(jnp.abs(wanted), axis=-1)
     along = jnp.take_along_axis(wanted, axis[:, None], axis=-1)[:, 0]
     return jnp.where(jnp.abs(along) > least, 1 + 2 * axis + (along > 0), 0).astype(jnp.int32)
 
 
 def _steer(state: SpreadState, goal: Float[Array, "A 2"]) -> Int[Array, "A"]:
-    """Thrust along the axis with the larger error between the goal and where the agent will be in a moment.
+    """Thrust along the axis with the larger error between the goal and the position in three steps.
 
-    Looking three steps ahead brakes in time: unpowered, velocity v covers v dt (1 + (1-d) + (1-d)^2). An error of less
-    than half of what one thrust moves, a dt^2, is left as it is.
+    Looking ahead brakes in time: without thrust, velocity v covers v dt (1 + (1-d) + (1-d)^2) in three steps. Errors of
+    less than half the effect of one thrust, a dt^2, are ignored.
     """
     drift = STEP_S * sum((1 - DAMPING) ** i for i in range(3))
     error = goal - (state.position + state.velocity * drift)

@@ -31,10 +31,10 @@ EPISODES = 8
 STEPS = 26
 
 # Largest absolute deviations over whole episodes. Contact forces are stiff: they multiply a difference of rounding at
-# every step in contact, so that many agents drift apart faster: 2e-6, 4e-5 and 2e-3 were measured. One step from equal
+# every step in contact, so that many agents drift apart faster: 2e-6 and 2e-3 were measured. One step from equal
 # states stays within `STEP_BOUND`: 5e-7 was measured.
 STEP_BOUND = 2e-6
-EPISODE_BOUND = {3: 1e-5, 5: 2e-4, 10: 5e-3}
+EPISODE_BOUND = {3: 1e-5, 10: 5e-3}
 
 
 def jaxmarl_spread(num_agents: int) -> Any:
@@ -123,7 +123,7 @@ def deviation(mine: dict, theirs: dict) -> float:
     return max(float(np.max(np.abs(mine[name] - theirs[name]))) for name in names)
 
 
-@pytest.mark.parametrize("num_agents", [3, 5, 10])
+@pytest.mark.parametrize("num_agents", [3, 10])
 def test_it_is_jaxmarls_simple_spread(num_agents: int) -> None:
     mine, theirs, from_mine = both_ways(num_agents)
     distance = np.linalg.norm(mine["position"][..., :, None, :] - mine["position"][..., None, :, :], axis=-1)
@@ -171,11 +171,11 @@ def test_the_nearest_are_observed_nearest_first(seen_agents: int | None, seen_la
 
 def test_agents_at_one_point_give_finite_numbers() -> None:
     environment = SimpleSpread()
+    act, step = jax.jit(environment.act), jax.jit(environment.step)
     state = spread_state(np.zeros((3, 2)), np.zeros((3, 2)))
     for command, parameter in ((MOVE_TO, "nearest_agent"), (KEEP_AWAY, "nearest_agent"), (MOVE_TO, "origin")):
         words = jnp.full(3, command), jnp.full(3, environment.vocabulary.parameter_index[parameter])
-        action = environment.act(state, *words)
-        moved, time_step = environment.step(state, action, jax.random.key(0))
+        moved, time_step = step(state, act(state, *words), jax.random.key(0))
         assert np.all(np.isfinite(time_step.observation))
         np.testing.assert_array_equal(time_step.reward, [-1.0, -1.0, -1.0])
         assert np.all(np.isfinite(moved.velocity))
