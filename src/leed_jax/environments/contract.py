@@ -21,6 +21,7 @@ from leed_jax.environments.protocol import (
 from leed_jax.errors import EnvironmentContractError
 
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_ACTION_PERIOD = 97
 
 # Rules for one time step and the one before it, which is the same one after a reset. Functions say whether it is kept.
 _RULES: dict[str, Callable[[TimeStep, TimeStep], Bool[Array, ""]]] = {
@@ -57,10 +58,12 @@ def check_environment(environment: Environment, seed: int = 0, episodes: int = 2
     """
     _check_static(environment)
     _check_types(environment)
-    shape = (max(episodes, 2), environment.max_steps)
+    episodes, steps = max(episodes, 2), environment.max_steps
     random = np.random.default_rng(seed)
-    seeds = random.integers(2**31, size=(shape[0], shape[1] + 1), dtype=np.int32)
-    noise = random.uniform(-1.0, 1.0, (*shape, environment.num_agents, environment.num_actions)).astype(np.float32)
+    seeds = random.integers(2**31, size=(episodes, steps + 1), dtype=np.int32)
+    # Actions repeat after a while, so that long episodes of many agents take little memory.
+    shape = (episodes, min(steps, _ACTION_PERIOD), environment.num_agents, environment.num_actions)
+    noise = random.uniform(-1.0, 1.0, shape).astype(np.float32)
     # One program that is run twice and hardly optimised, as compiling takes most of the time.
     run = jax.jit(functools.partial(_run, environment), compiler_options=_QUICK)
     record, repeated = jax.device_get((run(seeds, noise), run(seeds, noise)))
@@ -149,23 +152,23 @@ def _check_shapes(environment: Environment, time_step: TimeStep, where: str) -> 
         _require((value.shape, value.dtype) == (shape, dtype), f"{where}: {name} must be {wanted}, and is {given}")
 
 
-def _run(environment: Environment, seeds: Int[Array, "E S"], noise: Float[Array, "E T A N"]) -> _Record:
+def _run(environment: Environment, seeds: Int[Array, "E S"], noise: Float[Array, "E P A N"]) -> _Record:
     """Play episodes side by side with random actions, and repeat the first reset and step alone. Jittable."""
     keys = jax.vmap(jax.vmap(jax.random.key))(seeds)
 
     def act(state: Any, time_step: TimeStep, key: PRNGKeyArray, noise: Array) -> tuple[Any, TimeStep]:
         return step_env(environment, state, _action(environment, time_step.available_actions, noise), key)
 
-    def advance(carry: Any, inputs: Any) -> Any:
-        (state, before), first, is_first = carry
-        state, now = act(state, before, *inputs)
-        first = jax.tree.map(lambda new, old: jnp.where(is_first, new, old), (state, now), first)
-        record = (_kept(before, now), now.episode_over(), _fingerprint((state, now)))
-        return ((state, now), first, jnp.zeros_like(is_first)), record
-
     def play(keys: Key[Array, "S"], noise: Array) -> Any:
+        def advance(carry: Any, inputs: Any) -> Any:
+            (state, before), first = carry
+            key, index = inputs
+            state, now = act(state, before, key, noise[index % len(noise)])
+            first = jax.tree.map(lambda new, old: jnp.where(index == 0, new, old), (state, now), first)
+            return ((state, now), first), (_kept(before, now), now.episode_over(), _fingerprint((state, now)))
+
         start = reset_env(environment, keys[0])
-        (_, first, _), record = jax.lax.scan(advance, (start, start, jnp.array(True)), (keys[1:], noise))
+        (_, first), record = jax.lax.scan(advance, (start, start), (keys[1:], jnp.arange(len(keys) - 1)))
         return start, first, _kept(start[1], start[1]), record
 
     def alone() -> Any:
