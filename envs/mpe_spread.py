@@ -284,7 +284,7 @@ class SimpleSpread:
     # --- picture ------------------------------------------------------------------------------------------------
 
     def draw(self, axes: Any, state: SpreadState) -> None:
-        """Draw landmarks as crosses and agents as discs."""
+        """Draw landmarks as crosses and agents as discs, with their numbers."""
         from matplotlib.patches import Circle  # noqa: PLC0415 - slow to import, and only needed to draw
 
         axes.set_xlim(-1.4, 1.4)
@@ -292,10 +292,16 @@ class SimpleSpread:
         axes.set_aspect("equal")
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.scatter(*state.landmark.T, marker="x", s=60, c="#404040", zorder=0)
+        axes.scatter(*state.landmark.T, marker="x", s=110, c="#404040", zorder=0)
+        for i, (x, y) in enumerate(state.landmark):
+            axes.text(x + 0.06, y + 0.06, str(i), color="#404040", fontsize=11, zorder=3)
         for i, (x, y) in enumerate(state.position):
             axes.add_patch(Circle((x, y), AGENT_RADIUS, facecolor=f"C{i % 10}", alpha=0.75))
-            axes.text(x, y, str(i), ha="center", va="center", color="white", fontsize=9, zorder=4)
+            axes.text(x, y, str(i), ha="center", va="center", color="white", fontsize=13, zorder=4)
+
+    def positions(self, state: SpreadState) -> Float[Array, "A 2"]:
+        """Where the agents are in the picture, for the trails of animations."""
+        return state.position
 
 
 @functools.cache

@@ -140,7 +140,7 @@ async def run():
     async with LocalModel(sys.argv[1], context=1024) as model:
         print("ready", flush=True)
         await model.complete(ChatRequest((Message("user", "Tell a long story."),), max_tokens=900))
-leave(exit_on_error(lambda: asyncio.run(run())))
+leave(lambda: exit_on_error(lambda: asyncio.run(run())))
 """
 
 

@@ -177,7 +177,7 @@ def twice(seconds):
     waiting(seconds)
 sent = []
 runner.time.sleep = twice
-leave(main(sys.argv[1:]))
+leave(lambda: main(sys.argv[1:]))
 """
 
 

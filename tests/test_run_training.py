@@ -124,6 +124,8 @@ def test_tensorboard_has_the_same_numbers(finished):
     for seed in (3, 4):
         expected = {row["env_steps"]: row["return_per_agent"] for row in rows if row["seed"] == seed}
         assert events[f"return_per_agent/seed{seed}"] == pytest.approx(expected, rel=1e-6)
+        second = {row["env_steps"]: row["return_of_agents"][1] for row in rows if row["seed"] == seed}
+        assert events[f"return_of_agents/agent_1/seed{seed}"] == pytest.approx(second, rel=1e-6)
     assert set(events["expert_weight/seed3"]) == {STEPS_PER_CHUNK * c for c in range(1, CHUNKS + 1)}
 
 

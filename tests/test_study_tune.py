@@ -202,7 +202,7 @@ def test_signals_stop_a_study_without_a_traceback(study, tmp_path, number, statu
         + "import sys; from leed_jax.cli.common import leave; from leed_jax.cli.study import main as run_study; "
     )
     arguments = [study, f"out={tmp_path / 'out'}", "total_steps=640000"]
-    process = python(["-c", code + "leave(run_study(sys.argv[1:]))", *arguments], tmp_path)
+    process = python(["-c", code + "leave(lambda: run_study(sys.argv[1:]))", *arguments], tmp_path)
     first = process.stdout.readline()
     assert first.startswith("4 settings, 0 of them tried already."), process.communicate()
     time.sleep(0.5)

@@ -133,7 +133,11 @@ def fill_defaults(environment: Environment, time_step: TimeStep) -> TimeStep:
 
 @runtime_checkable
 class Drawable(Protocol):
-    """An environment that can draw its states, for animations."""
+    """An environment that can draw a state, for the animations of the report.
+
+    Animations also show a trail behind each agent if there is a method `positions(state)` that returns where the agents
+    are on the axes, `[A, 2]`. Trails have the colours `C0` to `C9`, in the order of the agents.
+    """
 
     def draw(self, axes: Any, state: Any) -> None:
         """Draw one state on cleared matplotlib axes.
