@@ -104,7 +104,7 @@ def test_the_table_is_narrow_and_says_what_is_not_known(tmp_path):
     assert next(line for line in text.splitlines() if "instructions alone" in line).split("│")[2].strip() == "-"
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "No animation: the environment cannot draw itself." in text
-    assert "agent" not in text.replace("per agent", "").replace("return/agent", "")
+    assert "return of" not in text
 
 
 def printed(summary, folder):
@@ -116,8 +116,8 @@ def printed(summary, folder):
 def test_the_table_shows_each_agent_or_the_extremes_of_many(tmp_path):
     (tmp_path / "rollout.gif").touch()
     lines = printed({**SUMMARY, "return_of_agents": [[17.0, -17.0], [19.0, None]]}, tmp_path)
-    assert ["agent 0", "18.00"] in lines
-    assert ["agent 1", "-17.00"] in lines
+    assert ["return of agent 0, greedy policy", "18.00"] in lines
+    assert ["return of agent 1, greedy policy", "-17.00"] in lines
     lines = printed({**SUMMARY, "return_of_agents": [[float(i) for i in range(9)]]}, tmp_path)
-    assert ["lowest agent", "0.00"] in lines
-    assert ["highest agent", "8.00"] in lines
+    assert ["return of lowest agent, greedy policy", "0.00"] in lines
+    assert ["return of highest agent, greedy policy", "8.00"] in lines

@@ -183,7 +183,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
     measures = list(found["greedy"]["measures"])
     agents = list(each_agent(found["greedy"]["return_of_agents"][0]))
     middle = "return per agent" if seeds == 1 else "return per agent (interquartile mean)"
-    spread = "standard error" if seeds == 1 else "lowest, highest seed"
+    spread = "spread" if seeds == 1 else "lowest, highest seed"
     for column in ("", middle, spread, *(name.replace("_", " ") for name in agents), *measures):
         table.add_column(column, justify="right" if column else "left")
     for key, label in _ROWS.items():
@@ -197,7 +197,7 @@ def _print(found: dict[str, Any], path: Path) -> None:
 def _cells(figures: dict[str, Any], names: Sequence[str]) -> list[str]:
     returns = np.array(figures["return_per_agent"], np.float64)
     error = np.array(figures["standard_error"], np.float64)[0]
-    spread = f"{error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
+    spread = f"s.e. {error:.2f}" if len(returns) == 1 else f"{returns.min():.2f}, {returns.max():.2f}"
     agents = interquartile_mean(np.array(figures["return_of_agents"], np.float64).T)
     measured = [figures["measures"].get(name) for name in names]
     return [

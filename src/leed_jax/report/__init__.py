@@ -1,1 +1,1 @@
-"""What a run shows and leaves behind: progress, directory, metrics, checkpoints, plots, animation, summary."""
+"""What a run prints and writes: progress, run directory, metrics, checkpoints, plots, animation, summary."""

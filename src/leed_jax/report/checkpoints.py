@@ -232,7 +232,7 @@ def _quiet_orbax() -> Iterator[None]:
     level = logger.level
 
     def shown(unraisable: Any) -> None:
-        # When a write has failed, orbax abandons the writes beside it, and they end in these errors.
+        # When one write fails, orbax abandons the concurrent ones, which then end in these errors.
         abandoned = "async_serialize" in repr(unraisable.object)
         if not abandoned and str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)

@@ -102,7 +102,7 @@ def _draw_agents(axes: Any, steps: Int[np.ndarray, " C"], agents: Float[np.ndarr
 
 
 def curves(
-    rows: Sequence[Mapping[str, Any]], metric: str = "return_per_agent"
+    rows: Sequence[Mapping[Any, Any]], metric: str | int = "return_per_agent"
 ) -> tuple[Int[np.ndarray, " C"], Float[np.ndarray, "C S"]]:
     """Environment steps after each chunk, and a metric of each seed; NaN where there is none."""
     seeds = {seed: index for index, seed in enumerate(sorted({row["seed"] for row in rows}))}
@@ -116,13 +116,12 @@ def curves(
 
 def agent_curves(rows: Sequence[Mapping[str, Any]]) -> tuple[Int[np.ndarray, " C"], Float[np.ndarray, "C S A"]]:
     """Environment steps after each chunk, and the return of each agent in each seed; NaN where there is none."""
-    count = max((len(row.get("return_of_agents", ())) for row in rows), default=0)
-    single = [
-        [{**row, "return": (row.get("return_of_agents") or [None] * count)[index]} for row in rows]
-        for index in range(count)
-    ]
-    steps, first = curves(rows)
-    return steps, np.stack([curves(agent, "return")[1] for agent in single] or [first], axis=-1)
+    count = max(len(row.get("return_of_agents", ())) for row in rows)
+    named = [{**row, **dict(enumerate(row.get("return_of_agents", ())))} for row in rows]
+    found = [curves(named, index)[1] for index in range(count)]
+    steps, returns = curves(rows)
+    # Runs of earlier versions have no returns of agents: a single one stands for all.
+    return steps, np.stack(found or [returns], axis=-1)
 
 
 def agents_differ(returns: Float[np.ndarray, "C S A"]) -> bool:

@@ -1,10 +1,9 @@
-"""The run directory: claimed by one process at a time, and never written over."""
+"""The run directory: locked by one process at a time, and never overwritten."""
 
 import contextlib
 import datetime
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
@@ -23,15 +22,15 @@ CURVE = "learning_curve.png"
 ANIMATION = "rollout.gif"
 
 _PATTERNS = "[]*?"
-_MEND = "Choose another out; nothing was overwritten."
+_CHOOSE = "Choose another out; nothing was overwritten."
 
 
 class RunDirectory:
-    """A run directory that this process holds the lock of; a context manager that lets go of it.
+    """A run directory locked by this process; a context manager that releases the lock.
 
     Attributes:
         path: the directory.
-        config: the configuration that it recorded.
+        config: the configuration recorded in it.
     """
 
     def __init__(self, path: Path, lock: int, config: Config) -> None:
@@ -41,16 +40,16 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunDirectory":
-        """Claim a directory that does not exist or is empty, and record the configuration.
+        """Lock a directory that does not exist or is empty, and record the configuration.
 
         Raises:
-            RunDirectoryError: there is something in it, or it cannot be written.
+            RunDirectoryError: it is not empty, or cannot be written.
         """
         check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
-            # Between the check and the lock another process may have come and gone.
+            # Another process may have used it between the check and the lock.
             check_free(path)
             _write_config(path, config)
         except OSError as error:
@@ -113,10 +112,8 @@ class RunDirectory:
         """Enter the context."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of the lock."""
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
         os.close(self._lock)
 
 
@@ -136,13 +133,13 @@ def read_config(path: Path) -> Config:
     """
     if not (path / CONFIG).is_file():
         raise RunDirectoryError(f"{path}: there is no run directory (no {CONFIG} in it). Check the path.")
-    mend = "Restore what the run had recorded there, or start a new run."
+    advice = "Restore the file, or start a new run."
     try:
         return from_dictionary(_read_yaml(path / CONFIG))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, ConfigurationError) as error:
-        raise RunDirectoryError(f"{path / CONFIG} cannot be used: {error} {mend}") from None
+        raise RunDirectoryError(f"{path / CONFIG} cannot be used: {error} {advice}") from None
     except RecursionError:
-        raise RunDirectoryError(f"{path / CONFIG} cannot be used: it refers to itself. {mend}") from None
+        raise RunDirectoryError(f"{path / CONFIG} cannot be used: it refers to itself. {advice}") from None
 
 
 def last_checkpoint(path: Path) -> int:
@@ -153,10 +150,10 @@ def last_checkpoint(path: Path) -> int:
 
 
 def choose_path(config: Config) -> Path:
-    """The directory of a new run: `out`, or a name that tells runs apart, under `runs` in the working directory.
+    """The directory of a new run: `out`, or an unused name below `runs` in the working directory.
 
     Raises:
-        RunDirectoryError: `out` holds something already.
+        RunDirectoryError: `out` is not empty, or cannot be used.
     """
     if config.out:
         path = Path(config.out).expanduser()
@@ -172,35 +169,35 @@ def choose_path(config: Config) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Check that a new run may be written to `path`, which need not exist.
+    """Check that a new run can be written to `path`, which need not exist.
 
     Raises:
-        RunDirectoryError: it is a file, holds something, or cannot be made.
+        RunDirectoryError: it is a file, is not empty, or cannot be created.
     """
     check_place(path)
-    # A run that was killed while it claimed the directory leaves nothing but its lock.
+    # A run that was killed before it recorded its configuration leaves only its lock file.
     if not os.path.lexists(path) or all(entry.name == LOCK for entry in path.iterdir()):
         return
     if (path / CONFIG).is_file():
         raise RunDirectoryError(
-            f"out={path} holds a run already. Go on with it by resume={path}, or choose another out; nothing was "
+            f"out={path} holds a run already. Resume it with resume={path}, or choose another out; nothing was "
             "overwritten."
         )
-    raise RunDirectoryError(f"out={path} is not empty. {_MEND}")
+    raise RunDirectoryError(f"out={path} is not empty. {_CHOOSE}")
 
 
 def check_place(path: Path) -> None:
-    """Check that `path` is a directory that can be written to, or can be made one.
+    """Check that `path` is a writable directory, or can be created as one.
 
     Raises:
-        RunDirectoryError: it is a file, or cannot be written or made.
+        RunDirectoryError: it is a file, or cannot be written or created.
     """
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
-        raise RunDirectoryError(f"out={path}: {existing} is not a directory. {_MEND}")
+        raise RunDirectoryError(f"out={path}: {existing} is not a directory. {_CHOOSE}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunDirectoryError(f"out={path}: {existing} cannot be written. {_MEND}")
-    # The library that writes checkpoints takes these for patterns, and then cannot read them again.
+        raise RunDirectoryError(f"out={path}: {existing} cannot be written. {_CHOOSE}")
+    # orbax treats these characters as glob patterns, and could not read its checkpoints again.
     if set(_PATTERNS) & set(str(path.absolute())):
         raise RunDirectoryError(
             f"out={path}: checkpoints cannot be kept in {path.absolute()}, as that path holds one of {_PATTERNS}. "
@@ -211,7 +208,7 @@ def check_place(path: Path) -> None:
 
 
 def _check_makeable(path: Path, existing: Path) -> None:
-    """Make the directory, and remove it again."""
+    """Create the directory, and remove it again."""
     try:
         path.mkdir(parents=True)
     except OSError as error:
@@ -225,12 +222,11 @@ def _check_makeable(path: Path, existing: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Take the directory's lock, which the kernel drops when the process ends, however it ends."""
+    """Lock the directory; the operating system releases the lock when the process ends."""
     handle = lock_folder(path)
     if handle is None:
         raise RunDirectoryError(
-            f"{path} is in use by another process, which is training there now. Wait for it or stop it, or choose "
-            "another directory."
+            f"{path} is in use by another process that trains there. Wait for it, stop it, or choose another directory."
         )
     return handle
 

@@ -1,8 +1,7 @@
-"""Progress of training: one live line on a terminal, plain lines elsewhere."""
+"""Training progress: one live line on a terminal, plain lines elsewhere."""
 
 import dataclasses
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -17,14 +16,14 @@ HOUR, MINUTE = 3600, 60
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """Where training stands.
+    """Training status.
 
     Attributes:
-        steps: environment steps made by each seed.
-        total: environment steps that each seed will have made.
-        steps_per_s: environment steps a second, of all seeds together.
-        seconds_left: how long the rest will take.
-        return_per_agent: mean over agents and seeds; None where no episode has ended.
+        steps: environment steps of each seed so far.
+        total: environment steps of each seed at the end.
+        steps_per_s: environment steps per second, all seeds together.
+        seconds_left: estimated remaining time.
+        return_per_agent: mean over agents and seeds; None if no episode has ended.
         expert_weight: mean over agents.
     """
 
@@ -36,7 +35,7 @@ class Status:
     expert_weight: float
 
     def line(self) -> str:
-        """The status in less than 80 columns."""
+        """The status in at most 80 columns."""
         shown = "none yet" if self.return_per_agent is None else f"{self.return_per_agent:.2f}"
         return (
             f"{short(self.steps)}/{short(self.total)} steps, {short(self.steps_per_s)} steps/s, "
@@ -45,10 +44,10 @@ class Status:
 
 
 class LiveLine:
-    """One line at the bottom of a terminal that can move its cursor; a context manager that gives the terminal back.
+    """A line at the bottom of the terminal that is updated in place; a context manager that restores the terminal.
 
     Attributes:
-        live: whether there is such a terminal. Where there is none, only `note` shows anything.
+        live: whether output is a terminal that can do this. If not, `show` prints nothing.
     """
 
     def __init__(self, console: Console) -> None:
@@ -57,7 +56,7 @@ class LiveLine:
         self._progress: Progress | None = None
 
     def __enter__(self) -> "LiveLine":
-        """Take over a line of the terminal, if there is one."""
+        """Start the live line, if there is a terminal."""
         if self.live:
             bar = (BarColumn(bar_width=16),) if self._console.width >= BAR_MIN_WIDTH else ()
             self._progress = Progress(
@@ -67,33 +66,31 @@ class LiveLine:
             self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the line as it last was on the screen, and give the terminal back."""
+    def __exit__(self, *_: object) -> None:
+        """Stop updating the line, which stays on the screen."""
         if self._progress is not None:
             self._progress.stop()
 
     def show(self, text: str, completed: int, total: int) -> None:
-        """Write the line anew.
+        """Update the line.
 
         Args:
-            text: what stands beside the bar.
-            completed: how much is done.
-            total: of how much.
+            text: the text next to the bar.
+            completed: the amount done.
+            total: the amount to do.
         """
         if self._progress is not None:
             self._progress.update(self._task, description=text, completed=completed, total=total)
 
     def note(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a line that stays."""
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 class ProgressReport(LiveLine):
     """Shows the status of training.
 
-    Without a live line plain lines are printed, at most one a second: when another 5 % are done, or after ten seconds.
+    Without a terminal it prints lines: after another 5 %, but at most one per second, or after ten seconds.
     """
 
     def __init__(self, console: Console) -> None:
@@ -101,12 +98,12 @@ class ProgressReport(LiveLine):
         self._printed_at, self._printed_steps = time.monotonic(), 0
 
     def __enter__(self) -> "ProgressReport":
-        """Take over a line of the terminal, if there is one."""
+        """Start the live line, if there is a terminal."""
         super().__enter__()
         return self
 
     def update(self, status: Status) -> None:
-        """Show where training stands."""
+        """Show a new status."""
         self.show(status.line(), status.steps, status.total)
         if not self.live and self._due(status):
             self._printed_at, self._printed_steps = time.monotonic(), status.steps
@@ -121,7 +118,7 @@ class ProgressReport(LiveLine):
 
 
 def short(number: float | int) -> str:
-    """A number in three digits with k, M or G: 1234567 is 1.23M."""
+    """A number with three digits and k, M or G: 1234567 is 1.23M."""
     for suffix in ("", "k", "M"):
         if abs(number) < THOUSAND * (1 - 5e-4):
             return f"{number:.3g}{suffix}"
@@ -130,7 +127,7 @@ def short(number: float | int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as `1:23:45`, or `3:45` if it is less than an hour."""
+    """A duration as `1:23:45`, or `3:45` below an hour."""
     whole = round(seconds)
     hours, minutes, rest = whole // HOUR, whole % HOUR // MINUTE, whole % MINUTE
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -49,7 +49,10 @@ def _lines(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return [
         (f"return per agent, greedy policy{seeds}", _number(mean_or_none(returns))),
         *spread,
-        *((f"  {name.replace('_', ' ')}", _number(value)) for name, value in each_agent(agents).items()),
+        *(
+            (f"return of {name.replace('_', ' ')}, greedy policy", _number(value))
+            for name, value in each_agent(agents).items()
+        ),
         ("return per agent, sampled actions", _number(mean_or_none(summary["stochastic_return_per_agent"]))),
         ("return per agent, instructions alone", _number(summary["instructions_return_per_agent"])),
         ("return per agent, random actions", _number(summary["random_return_per_agent"])),
