@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from run_folders import write_run
 
 from leed_jax.evaluation import compare
-from leed_jax.evaluation.figure import add_legend, levels
+from leed_jax.evaluation.figures import add_legend, reference_levels
 
 
 def shown(folder, **algorithms):
@@ -14,7 +14,7 @@ def shown(folder, **algorithms):
     for label, (algorithm, instructions) in algorithms.items():
         summary = {"instructions_return_per_agent": instructions}
         variants[label] = [write_run(folder / label, algorithm=algorithm, summary=summary)]
-    return [label for _, label, _ in levels(compare(variants, folder / "out", threshold=1.5))]
+    return [label for _, label, _ in reference_levels(compare(variants, folder / "out", threshold=1.5))]
 
 
 def test_instructions_are_those_of_whoever_follows_them(tmp_path):
@@ -34,7 +34,7 @@ def test_a_legend_has_as_many_columns_as_there_is_room_for():
         axes = figure.subplots()
         for label in labels:
             axes.plot([0, 1], label=label)
-        rows = add_legend(figure, axes)
+        rows = add_legend(figure, axes.get_lines())
         figure.canvas.draw()
         (legend,) = figure.legends
         box = legend.get_window_extent()

@@ -13,12 +13,11 @@ from leed_jax.config import from_dictionary, to_dictionary
 from leed_jax.config.compose import compose_config
 from leed_jax.demonstrations import find_set
 from leed_jax.errors import ConfigurationError, DemonstrationError
-from leed_jax.studies import plan, tuning
-from leed_jax.studies.plan import differences, plan_runs
-from leed_jax.studies.progress import Pace
-from leed_jax.studies.request import read_request
-from leed_jax.studies.schema import folder_name, study_names, written
+from leed_jax.studies import comparison, tuning
+from leed_jax.studies.comparison import differences, plan_runs
+from leed_jax.studies.pages import time_left
 from leed_jax.studies.search import Range, draw, read_search
+from leed_jax.studies.study import as_text, folder_name, read_study, study_names
 from leed_jax.studies.tuning import plan_trials
 
 ONE_POINT = {"key": "env.num_agents", "values": [2]}
@@ -35,13 +34,13 @@ def path(tmp_path):
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_can_be_planned(name, monkeypatch):
     # Some name demonstration sets that are recorded later.
-    for module in (plan, tuning):
-        monkeypatch.setattr(module, "check_ingredients", lambda request, configs: None)
-    request = read_request(name, [])
+    for module in (comparison, tuning):
+        monkeypatch.setattr(module, "check_inputs", lambda study, configs: None)
+    request = read_study(name, [])
     if request.file.kind == "tune":
         # All that are listed, and one that is drawn.
         budget = 1 + max(len(values["list"]) for values in request.file.variants.values())
-        request = read_request(name, [f"budget={budget}"])
+        request = read_study(name, [f"budget={budget}"])
         searches, trials = plan_trials(request)
         assert len(trials) == budget * len(searches) == budget * len(request.file.variants)
         assert min(trials[0].seeds) >= 100
@@ -59,7 +58,7 @@ def test_no_study_is_missing():
 
 
 def test_the_whole_budget_of_the_tuning_study_has_no_setting_twice():
-    file = read_request("tune_mpe_spread", []).file
+    file = read_study("tune_mpe_spread", []).file
     for label, values in file.variants.items():
         search = read_search(values, label, label, file.budget, file.sampling_seed)
         assert len(search.tried) == file.budget
@@ -81,7 +80,7 @@ def test_help_and_list_show_all_studies(capsys):
 def test_of_settings_with_one_key_the_last_layer_stands(path):
     points = {"key": "env.num_agents", "values": [2, 3], "settings": {3: {"num_envs": 16, "ppo.epochs": 5}}}
     variants = {"one": {"ppo.epochs": 6, "rollout_steps": 4}, "two": {}}
-    request = read_request(write(path, COMPARE, points=points, variants=variants, reference="one"), ["total_steps=1e4"])
+    request = read_study(write(path, COMPARE, points=points, variants=variants, reference="one"), ["total_steps=1e4"])
     runs = {(run.point, run.variant): run.config for run in plan_runs(request)}
     two, three = "num_agents-2", "num_agents-3"
     assert [runs[p, v].env["num_agents"] for p in (two, three) for v in ("one", "two")] == [2, 2, 3, 3]
@@ -93,13 +92,13 @@ def test_of_settings_with_one_key_the_last_layer_stands(path):
 
 def test_the_command_line_is_stronger_than_a_point(path):
     points = {"key": "env.num_agents", "values": [2], "settings": {2: {"num_envs": 16}}}
-    request = read_request(write(path, COMPARE, points=points), ["num_envs=6"])
+    request = read_study(write(path, COMPARE, points=points), ["num_envs=6"])
     assert {run.config.num_envs for run in plan_runs(request)} == {6}
 
 
 def test_seeds_are_cut_into_groups_with_folders_of_their_own(path, tmp_path):
     name = write(path, COMPARE, seeds={"first": 5, "count": 10}, seeds_per_run=4)
-    runs = plan_runs(read_request(name, [f"out={tmp_path}/out", "variants=fast"]))
+    runs = plan_runs(read_study(name, [f"out={tmp_path}/out", "variants=fast"]))
     assert [(run.config.seed, run.config.num_seeds) for run in runs] == [(5, 4), (9, 4), (13, 2)]
     assert [str(run.path.relative_to(tmp_path)) for run in runs] == [
         "out/fast/seeds5-8",
@@ -112,16 +111,16 @@ def test_seeds_are_cut_into_groups_with_folders_of_their_own(path, tmp_path):
 
 def test_points_and_variants_can_be_chosen(path):
     name = write(path, COMPARE, points={"key": "env.num_agents", "label": "walkers", "values": [1, 2, 3]})
-    request = read_request(name, ["points=3,1", "variants=[fast]"])
+    request = read_study(name, ["points=3,1", "variants=[fast]"])
     assert [(run.point, run.variant) for run in plan_runs(request)] == [("walkers-1", "fast"), ("walkers-3", "fast")]
     assert request.partial
     # The reference is not among them.
     assert request.file.reference is None
-    assert not read_request(name, []).partial
+    assert not read_study(name, []).partial
 
 
 def test_whole_numbers_of_a_study_may_be_written_as_powers(path):
-    request = read_request(write(path, COMPARE), ["seeds.count=1e1", "seeds.first=2e2", "seeds_per_run=5"])
+    request = read_study(write(path, COMPARE), ["seeds.count=1e1", "seeds.first=2e2", "seeds_per_run=5"])
     assert list(request.seed_groups()) == [(200, 5), (205, 5)]
 
 
@@ -129,39 +128,39 @@ def test_points_may_be_lists(path):
     values, settings = [[8, 8], [4]], {"[8,8]": {"num_envs": 16}, "[4]": {"num_envs": 8}}
     points = {"key": "network.hidden_sizes", "values": values, "settings": settings}
     name = write(path, COMPARE, points=points)
-    runs = [run for run in plan_runs(read_request(name, [])) if run.variant == "slow"]
+    runs = [run for run in plan_runs(read_study(name, [])) if run.variant == "slow"]
     assert [run.config.network.hidden_sizes for run in runs] == values
     assert [run.config.num_envs for run in runs] == [16, 8]
     assert [run.point for run in runs] == ["hidden_sizes-8-8", "hidden_sizes-4"]
     for wanted, there in (("[8, 8]", [[8, 8]]), ("[4]", [[4]]), ("[[8,8],[4]]", values)):
-        assert [point.value for point in read_request(name, [f"points={wanted}"]).points] == there
+        assert [point.value for point in read_study(name, [f"points={wanted}"]).points] == there
 
 
 def test_a_point_is_chosen_as_it_is_written(path):
     name = write(path, COMPARE, points={"key": "expert.per_agent", "values": [True, None, 1]})
     for text, value in (("true", True), ("null", None), ("1", 1)):
-        assert [point.value for point in read_request(name, [f"points={text}"]).points] == [value]
+        assert [point.value for point in read_study(name, [f"points={text}"]).points] == [value]
 
 
 def test_a_label_with_a_comma_can_be_chosen_as_it_is_written(path):
     name = write(path, COMPARE, variants={"slow, or not": {}, "fast": {"ppo.epochs": 1}}, reference=None)
-    assert read_request(name, ["variants=slow, or not"]).variants == ("slow, or not",)
+    assert read_study(name, ["variants=slow, or not"]).variants == ("slow, or not",)
     with pytest.raises(ConfigurationError, match='it has "slow, or not", fast'):
-        read_request(name, ["variants=slow"])
+        read_study(name, ["variants=slow"])
 
 
 def test_values_are_written_as_on_the_command_line():
-    assert written("a.b", None) == "a.b=null"
-    assert written("a", True) == "a=true"
-    assert written("a", [1, "x", [0.5, None]]) == "a=[1,x,[0.5,null]]"
-    assert written("a", ["1e3", "it's", ""]) == r"a=['1e3','it\'s','']"
-    assert written("a", 1e-5) == "a=1e-05"
+    assert as_text(None) == "null"
+    assert as_text(True) == "true"
+    assert as_text([1, "x", [0.5, None]]) == "[1,x,[0.5,null]]"
+    assert as_text(["1e3", "it's", ""]) == r"['1e3','it\'s','']"
+    assert as_text(1e-5) == "1e-05"
     assert folder_name("LEED, from arrays!") == "LEED-from-arrays"
 
 
 def test_folders_tell_signs_apart(path):
     points = {"key": "env.start", "label": "start (m)", "values": [-1, 1, -0.5, 0.5]}
-    found = [point.name for point in read_request(write(path, COMPARE, points=points), []).points]
+    found = [point.name for point in read_study(write(path, COMPARE, points=points), []).points]
     assert found == ["start-m-minus-1", "start-m-1", "start-m-minus-0.5", "start-m-0.5"]
     assert [folder_name(value) for value in ([-1, 1], [1, -1], 1e-5)] == ["minus-1-1", "1-minus-1", "1e-05"]
     assert folder_name("half-good, from-1 to 2-3") == "half-good-from-1-to-2-3"
@@ -170,13 +169,13 @@ def test_folders_tell_signs_apart(path):
 @pytest.mark.parametrize("text", ["null", "1_000", "true", "it's", "a,b", "", ".5", "a/b:c", "../x", "日本", "a\\'b\\"])
 def test_texts_come_as_they_stand_in_the_file(text, path):
     settings = {**SETTINGS, "llm": {"model": text}}
-    runs = plan_runs(read_request(write(path, COMPARE, settings=settings), []))
+    runs = plan_runs(read_study(write(path, COMPARE, settings=settings), []))
     assert {run.config.llm.model for run in runs} == {text}
-    assert compose_config([written("env.tag", text), "env.name=a:B"]).env["tag"] == text
+    assert compose_config([f"env.tag={as_text(text)}", "env.name=a:B"]).env["tag"] == text
 
 
 def test_the_command_is_recorded_so_that_a_shell_takes_it(path):
-    request = read_request(write(path, COMPARE), ["network.hidden_sizes=[8, 8]"])
+    request = read_study(write(path, COMPARE), ["network.hidden_sizes=[8, 8]"])
     assert request.command == f"python -m leed_jax.study {path} 'network.hidden_sizes=[8, 8]'"
 
 
@@ -217,7 +216,7 @@ REFUSED = [
     ({"variants": {"slow": {"out": "x"}}}, [], "variants.slow.out: the study chooses the folders"),
     ({"variants": {"slow": {"algorithm": "magic"}}}, [], "variants.slow: algorithm=magic: must be one of"),
     ({"points": {"key": "env.num_agents"}}, [], "points.key and points.values belong together"),
-    ({"points": {"label": "x"}}, [], "points: without points.key and points.values"),
+    ({"points": {"label": "x"}}, [], "points: points.key and points.values are missing"),
     ({"points": {**ONE_POINT, "settings": {3: {}}}}, [], "points.settings.3: there is no such point"),
     ({"points": {**ONE_POINT, "values": [{"a": 1}]}}, [], "points.values: {'a': 1} holds keys of its own"),
     ({"points": {**ONE_POINT, "values": [[2]], "settings": {"[3]": {}}}}, [], "points.settings.[3]: there is no such"),
@@ -247,7 +246,7 @@ REFUSED = [
 def test_what_cannot_work_is_refused(path, changes, arguments, message):
     name = write(path, COMPARE, **changes)
     with pytest.raises(ConfigurationError) as caught:
-        plan_runs(read_request(name, arguments))
+        plan_runs(read_study(name, arguments))
     assert message in str(caught.value)
 
 
@@ -266,7 +265,7 @@ def test_what_cannot_work_is_refused(path, changes, arguments, message):
 def test_files_that_are_no_studies_are_refused(path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=message):
-        read_request(str(path), [])
+        read_study(str(path), [])
 
 
 def test_an_unknown_study_is_an_error_with_the_nearest_name(capsys):
@@ -275,13 +274,13 @@ def test_an_unknown_study_is_an_error_with_the_nearest_name(capsys):
     assert run_study(["total_steps=5"]) == 2
     assert "the study comes first" in capsys.readouterr().err
     assert run_study(["list", "x=1"]) == 2
-    assert "list stands alone" in capsys.readouterr().err
+    assert "list takes no settings" in capsys.readouterr().err
 
 
 def test_missing_demonstrations_are_found_before_anything_runs(path, tmp_path):
     variants = {"slow": {}, "leed": {"algorithm": "leed", "demonstrations.path": str(tmp_path / "nowhere")}}
     with pytest.raises(DemonstrationError, match=r"leed, seed 7: demonstrations\.path=.*nowhere"):
-        plan_runs(read_request(write(path, COMPARE, variants=variants), []))
+        plan_runs(read_study(write(path, COMPARE, variants=variants), []))
 
 
 # --- whether recorded runs are the ones asked for ----------------------------------------------------------------
@@ -433,7 +432,7 @@ def test_searches_that_make_no_sense_are_refused(values, message):
 )
 def test_tuning_studies_have_keys_of_their_own(path, changes, message):
     with pytest.raises(ConfigurationError, match=message):
-        read_request(write(path, TUNE, **changes), [])
+        read_study(write(path, TUNE, **changes), [])
 
 
 @pytest.mark.parametrize(
@@ -448,22 +447,22 @@ def test_tuning_studies_have_keys_of_their_own(path, changes, message):
 def test_unequal_tuning_budgets_are_refused(path, setting, message):
     variants = {"a": {"list": [{}, {"ppo.epochs": 3}]}, "b": {"list": [{}, setting]}}
     with pytest.raises(ConfigurationError, match=message):
-        plan_trials(read_request(write(path, TUNE, variants=variants), ["variants=a"]))
+        plan_trials(read_study(write(path, TUNE, variants=variants), ["variants=a"]))
 
 
 def test_a_variant_with_fewer_settings_is_refused(path):
     variants = {"a": {"list": [{}, {"ppo.epochs": 3}]}, "b": {"list": [{}]}}
     with pytest.raises(ConfigurationError, match=r"variants\.b has 1 settings, and the budget of every variant is 2"):
-        plan_trials(read_request(write(path, TUNE, variants=variants), []))
+        plan_trials(read_study(write(path, TUNE, variants=variants), []))
 
 
 def test_tuning_seeds_are_not_those_of_reports_unless_asked_for(path):
-    _, trials = plan_trials(read_request(write(path, TUNE), []))
+    _, trials = plan_trials(read_study(write(path, TUNE), []))
     assert [trial.seeds for trial in trials] == [[100, 101]] * 4
     # The first setting of every variant comes before the second of any.
     assert [(trial.number, trial.variant) for trial in trials] == [(0, "drawn"), (0, "grid"), (1, "drawn"), (1, "grid")]
     assert [trial.changes["ppo.learning_rate"] for trial in trials if trial.variant == "grid"] == [1e-4, 1e-2]
-    _, trials = plan_trials(read_request(str(path), ["seeds.first=3", "seeds_per_run=1"]))
+    _, trials = plan_trials(read_study(str(path), ["seeds.first=3", "seeds_per_run=1"]))
     assert [config.seed for config in trials[0].configs] == [3, 4]
 
 
@@ -471,13 +470,9 @@ def test_tuning_seeds_are_not_those_of_reports_unless_asked_for(path):
 
 
 def test_a_variant_goes_at_its_own_pace_where_it_is_known():
-    pace = Pace()
-    assert pace.seconds([("a", 10.0)]) is None
-    assert pace.told([("a", 10.0)]) == "time left not known yet"
-    pace.add(("a", 100.0), 10.0)
-    pace.add(("a", 100.0), 20.0)
-    pace.add(("b", 200.0), 90.0)
-    # a takes 30 s for 200 steps, b 90 s for 200, and what is not known 120 s for 400.
-    assert pace.seconds([("a", 20.0), ("b", 20.0), ("c", 100.0)]) == pytest.approx(3.0 + 9.0 + 30.0)
-    assert pace.told([("b", 200.0)]) == "about 1:30 left"
-    assert pace.seconds([]) == 0.0
+    assert time_left([], [("a", 10.0, 0.0)]) == "time left not known yet"
+    done = [("a", 100.0, 100.0), ("a", 100.0, 200.0), ("b", 200.0, 900.0)]
+    # a takes 300 s for 200 steps, b 900 s for 200, and others 1200 s for 400.
+    assert time_left(done, [("a", 20.0, 0.0), ("b", 20.0, 0.0), ("c", 100.0, 0.0)]) == "about 7:00 left"
+    assert time_left(done, [("b", 200.0, 0.0)]) == "about 15:00 left"
+    assert time_left(done, []) == "about 0:00 left"

@@ -14,10 +14,10 @@ from tiny_run import python, quick_compilation, rows_of, wait_for_chunk
 from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.evaluation import Estimate, compare, compare_runs, read_run
-from leed_jax.studies import comparing
-from leed_jax.studies.comparing import run_comparison
-from leed_jax.studies.figure import draw_points, estimates
-from leed_jax.studies.request import read_request
+from leed_jax.studies import comparison
+from leed_jax.studies.comparison import run_comparison
+from leed_jax.studies.pages import draw_points, estimates
+from leed_jax.studies.study import Point, read_study
 
 # One compiled program serves all of them.
 POINTS = {"key": "ppo.discount", "label": "discount", "values": [0.5, 0.9]}
@@ -57,7 +57,7 @@ def go_on(study, out, *arguments):
         called.append((groups, folder, chosen))
         return compare(groups, folder, **chosen)
 
-    assert run_comparison(read_request(study, [f"out={out}", *arguments]), Console(quiet=True), comparer) == 0
+    assert run_comparison(read_study(study, [f"out={out}", *arguments]), Console(quiet=True), comparer) == 0
     return called
 
 
@@ -102,7 +102,7 @@ def test_the_page_has_question_command_versions_tables_and_pictures(done, study)
 def test_what_has_finished_is_not_trained_again(study, copied, monkeypatch):
     before = {name: (copied / name / "summary.json").stat().st_mtime_ns for name in RUNS}
     for name in ("start_run", "resume_run"):
-        monkeypatch.setattr(comparing, name, None)
+        monkeypatch.setattr(comparison, name, None)
     called = go_on(study, copied, "threshold=-3.5")
     assert {name: (copied / name / "summary.json").stat().st_mtime_ns for name in RUNS} == before
     assert [folder for _, folder, _ in called] == [copied / "discount-0.5", copied / "discount-0.9"]
@@ -171,7 +171,10 @@ def test_signals_stop_a_study_and_the_same_command_goes_on(tmp_path):
     assert (process.returncode, errors) == (128 + signal.SIGINT, "")
     assert "2 runs, 0 of them finished already." in output
     assert "Run 1 of 2: slow, seed 7; time left not known yet." in output
-    assert "The study goes on when it is asked for again:\n  python -m leed_jax.study long.yaml out=out" in output
+    assert (
+        "The study resumes when the same command is given again:\n  python -m leed_jax.study long.yaml out=out"
+        in output
+    )
     chunks = len(rows_of(slow))
     assert 5 <= chunks < 100
     assert not fast.exists()
@@ -251,7 +254,9 @@ def test_a_summary_that_lacks_what_the_page_tells_of_is_found_before_anything_ru
     shutil.rmtree(copied / RUNS[0])
     summary = json.loads((copied / RUNS[3] / "summary.json").read_text())
     (copied / RUNS[3] / "summary.json").write_text(json.dumps({**summary, "versions": None}))
-    with pytest.raises(RunDirectoryError, match=r"fast/seeds7-7/summary\.json is damaged: .*versions is None"):
+    with pytest.raises(
+        RunDirectoryError, match=r"fast/seeds7-7/summary\.json is damaged: .*versions: None is not of type"
+    ):
         go_on(study, copied)
     assert not (copied / RUNS[0]).exists()
 
@@ -273,7 +278,7 @@ def one(done):
     return compare_runs({"slow": [read_run(done / RUNS[0])], "fast": [read_run(done / RUNS[1])]})
 
 
-def with_levels(comparison, *levels):
+def with_levels(found, *levels):
     """The same comparison with other final returns and steps to the threshold."""
     changed = [
         dataclasses.replace(
@@ -281,19 +286,22 @@ def with_levels(comparison, *levels):
             iqm=Estimate(level, level - 1, level + 1),
             steps_to_threshold=dataclasses.replace(variant.steps_to_threshold, iqm=Estimate(steps, steps, np.inf)),
         )
-        for variant, (level, steps) in zip(comparison.variants, levels, strict=True)
+        for variant, (level, steps) in zip(found.variants, levels, strict=True)
     ]
-    return dataclasses.replace(comparison, variants=tuple(changed))
+    return dataclasses.replace(found, variants=tuple(changed))
 
 
 def test_the_summary_has_the_statistics_of_each_point(one):
-    found = [(3, with_levels(one, (-5.0, 100.0), (-7.0, np.inf))), (5, with_levels(one, (-6.0, 90.0), (0.0, 1.0)))]
+    found = [
+        (Point(3, "", {}), with_levels(one, (-5.0, 100.0), (-7.0, np.inf))),
+        (Point(5, "", {}), with_levels(one, (-6.0, 90.0), (0.0, 1.0))),
+    ]
     np.testing.assert_array_equal(estimates(found, "slow", lambda v: v.iqm), [[-5, -6, -4], [-6, -7, -5]])
     reached = estimates(found, "fast", lambda v: v.steps_to_threshold.iqm)
     np.testing.assert_array_equal(reached, [[np.nan] * 3, [1, 1, np.nan]])
 
 
 def test_the_summary_is_drawn_even_where_nothing_was_reached(one, tmp_path):
-    found = [(value, with_levels(one, (-5.0, np.inf), (-7.0, np.inf))) for value in (3, "many")]
+    found = [(Point(value, "", {}), with_levels(one, (-5.0, np.inf), (-7.0, np.inf))) for value in (3, "many")]
     draw_points(tmp_path / "points.png", "agents", found)
     assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")

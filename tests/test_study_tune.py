@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import time
 
@@ -16,10 +17,8 @@ from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import lock_folder
 from leed_jax.studies import tuning
-from leed_jax.studies.request import read_request
-from leed_jax.studies.trial import Trained, train_and_score
-from leed_jax.studies.tuning import TRIED, run_tuning
-from leed_jax.studies.tuning_page import best
+from leed_jax.studies.study import read_study
+from leed_jax.studies.tuning import TRIED, Trained, ranked, run_tuning, train_and_score
 
 LEARNING_RATES = [1e-4, 1e-2]
 
@@ -56,8 +55,13 @@ class StandIn:
 
 
 def tune(study, out, train, *arguments):
-    assert run_tuning(read_request(study, [f"out={out}", *arguments]), Console(quiet=True), train) == 0
+    assert run_tuning(read_study(study, [f"out={out}", *arguments]), Console(quiet=True), train) == 0
     return json.loads((out / "tuning.json").read_text())
+
+
+def page_of(out):
+    """The page, without the spaces that line up its columns."""
+    return re.sub(r" +", " ", (out / "tuning.md").read_text())
 
 
 def rows_of(out):
@@ -91,7 +95,7 @@ def test_everything_that_was_tried_is_recorded(study, tmp_path):
 
 def test_the_page_shows_winners_first_and_how_to_get_them(study, tmp_path):
     tune(study, tmp_path, StandIn())
-    page = (tmp_path / "tuning.md").read_text()
+    page = page_of(tmp_path)
     assert page.startswith("# How fast\n\nWhich learning rate?\n\n```sh\npython -m leed_jax.study ")
     assert "Every variant had 2 settings of 256 environment steps, with the seeds 100, 101." in page
     assert "| grid | 0.500 | `ppo.discount=0.9 ppo.learning_rate=0.0001` |" in page
@@ -113,8 +117,8 @@ def test_what_is_not_finite_is_worse_than_any_number(study, tmp_path):
     grid = record["variants"]["grid"]
     assert [row["score"] for row in grid["tried"]] == [None, -1e9]
     assert grid["winner"] == 1
-    assert "| not finite | not finite, 5.000 | 0.0001 |" in (tmp_path / "tuning.md").read_text()
-    assert best([{"score": None, "number": 0}, {"score": None, "number": 1}])["number"] == 0
+    assert "| not finite | not finite, 5.000 | 0.0001 |" in page_of(tmp_path)
+    assert [row["number"] for row in ranked([{"score": None, "number": 0}, {"score": None, "number": 1}])] == [0, 1]
 
 
 def test_training_gives_each_seed_a_greedy_return(study, tmp_path):
@@ -228,20 +232,27 @@ def test_settings_that_have_changed_are_not_mixed_in(study, tmp_path):
     assert (tmp_path / TRIED).read_bytes() == before
 
 
-def replace_second_line(out, row):
-    """Put something else in the place of the second row."""
-    lines = (out / TRIED).read_text().splitlines(keepends=True)
-    lines[1] = json.dumps(row) + "\n"
-    (out / TRIED).write_text("".join(lines))
+@pytest.fixture(scope="module")
+def trials(study):
+    return tuning.plan_trials(read_study(study, []))[1]
 
 
-def test_a_damaged_line_is_named(study, tmp_path):
-    tune(study, tmp_path, StandIn())
-    replace_second_line(tmp_path, [])
-    with pytest.raises(RunDirectoryError, match=r"tried\.jsonl, line 2 is damaged"):
-        tune(study, tmp_path, StandIn())
-    lines = (tmp_path / TRIED).read_text().splitlines()
-    (tmp_path / TRIED).write_text("\n".join([lines[0], "[" * 10**5, *lines[2:], ""]))
+@pytest.fixture(scope="module")
+def lines(study, tmp_path_factory):
+    """What a finished study has recorded."""
+    out = tmp_path_factory.mktemp("tried")
+    tune(study, out, StandIn())
+    return (out / TRIED).read_text().splitlines(keepends=True)
+
+
+def with_second_line(folder, lines, text):
+    """The same record with another second line."""
+    (folder / TRIED).write_text("".join([lines[0], text + "\n", *lines[2:]]))
+    return folder / TRIED
+
+
+def test_a_damaged_line_stops_the_study(study, lines, tmp_path):
+    with_second_line(tmp_path, lines, "[]")
     with pytest.raises(RunDirectoryError, match=r"tried\.jsonl, line 2 is damaged"):
         tune(study, tmp_path, StandIn())
 
@@ -249,34 +260,35 @@ def test_a_damaged_line_is_named(study, tmp_path):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"returns": "a text"}, "returns is 'a text'"),
-        ({"returns": ["a text", 1.0]}, "returns.0. is no number"),
+        ({"returns": "a text"}, "returns: 'a text' is not of type"),
+        ({"returns": ["a text", 1.0]}, "returns\\[0\\]: 'a text' is not of type"),
         ({"returns": [1.0]}, "it has 1 returns of 2 seeds"),
-        ({"score": [1.0]}, "score is no number"),
-        ({"score": math.nan}, "score is not finite"),
-        ({"env_steps": 1.5}, "env_steps is 1.5"),
-        ({"number": True}, "number is True"),
-        ({"seconds": None}, "seconds is no number"),
-        ({"versions": [1]}, "versions is .1."),
-        ({"device": "cpu"}, "device is 'cpu'"),
-        ({"changes": None}, "changes is None"),
+        ({"score": [1.0]}, "score: \\[1.0\\] is not of type"),
+        ({"score": math.nan}, "NaN is not finite"),
+        ({"env_steps": 1.5}, "env_steps: 1.5 is not of type"),
+        ({"number": True}, "number: True is not of type"),
+        ({"seconds": None}, "seconds: None is not of type"),
+        ({"versions": [1]}, "versions: \\[1\\] is not of type"),
+        ({"device": "cpu"}, "device: 'cpu' is not of type"),
+        ({"changes": None}, "changes: None is not of type"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_named(study, tmp_path, change, fault):
-    tune(study, tmp_path, StandIn())
-    replace_second_line(tmp_path, {**rows_of(tmp_path)[1], **change})
-    with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({fault}\)"):
-        tune(study, tmp_path, StandIn())
+def test_what_is_wrong_with_a_line_is_named(trials, lines, tmp_path, change, fault):
+    path = with_second_line(tmp_path, lines, json.dumps({**json.loads(lines[1]), **change}))
+    with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \({fault}"):
+        tuning.read_rows(path, trials)
 
 
-def test_whatever_a_line_lacks_is_named(study, tmp_path):
-    tune(study, tmp_path, StandIn())
-    whole = rows_of(tmp_path)[1]
+def test_whatever_a_line_lacks_is_named(trials, lines, tmp_path):
+    whole = json.loads(lines[1])
     for name in whole:
         rest = {key: value for key, value in whole.items() if key != name}
-        replace_second_line(tmp_path, rest)
-        with pytest.raises(RunDirectoryError, match=rf"tried\.jsonl, line 2 is damaged \(it lacks '{name}'\)"):
-            tune(study, tmp_path, StandIn())
+        path = with_second_line(tmp_path, lines, json.dumps(rest))
+        with pytest.raises(RunDirectoryError, match=rf"line 2 is damaged \(.*'{name}' is a required property\)"):
+            tuning.read_rows(path, trials)
+    path = with_second_line(tmp_path, lines, "[" * 10**5)
+    with pytest.raises(RunDirectoryError, match="line 2 is damaged"):
+        tuning.read_rows(path, trials)
 
 
 def test_two_processes_do_not_write_to_one_folder(study, tmp_path):

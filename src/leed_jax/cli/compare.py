@@ -14,7 +14,7 @@ another, with 95 % bootstrap intervals over seeds. The table is printed.
 """
 
 EXAMPLES = f"""
-Runs that differ in nothing but their seeds are one variant. They are recognised by their settings; or say so yourself,
+Runs that differ in their seeds alone are one variant. They are recognised by their settings; or name variants yourself,
 by LABEL=RUN,RUN or by --labels with the same label for each. A seed that is there twice is an error, and so are runs
 of different environments or evaluations.
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; that of the process if None.
 
     Returns:
-        The exit status: 0, 2 after an error, 141 if nobody reads on.
+        The exit status: 0, 2 after an error, 141 if the reader of the output has gone.
     """
     parsed = _parser().parse_args(arguments)
     return exit_on_error(lambda: _compare(parsed))
@@ -51,12 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a finished run's directory, or LABEL=RUN,RUN...")
     add("--out", type=Path, metavar="DIR", help="write table, learning curves and numbers to this folder")
-    add(
-        "--threshold",
-        type=float,
-        metavar="X",
-        help="return per agent to reach; default: the level that the reference ends at",
-    )
+    default = "default: the level that the reference ends at"
+    add("--threshold", type=float, metavar="X", help=f"return per agent to reach; {default}")
     add("--reference", metavar="LABEL", help="the variant to compare with; default: the first")
     add("--labels", nargs="+", metavar="LABEL", help="a label for each RUN, after them; equal labels are pooled")
     add("--title", default="", metavar="TEXT", help="a heading")
@@ -77,7 +73,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _group(words: Sequence[str], labels: Sequence[str] | None) -> dict[str, list[Run]]:
     """The runs of each variant, in the order of the command line."""
-    named = [_named(word) for word in words]
+    named = [_split(word) for word in words]
     if labels is not None:
         if len(labels) != len(words) or any(label is not None for label, _ in named):
             raise ConfigurationError(
@@ -85,31 +81,25 @@ def _group(words: Sequence[str], labels: Sequence[str] | None) -> dict[str, list
                 "LABEL=RUN."
             )
         named = [(label, paths) for label, (_, paths) in zip(labels, named, strict=True)]
-    unnamed = [read_run(path) for label, paths in named if label is None for path in paths]
-    found = {label: list(runs) for label, runs in group(unnamed).items()} if unnamed else {}
-    _check_free(set(found), {label for label, _ in named if label is not None})
-    home = {id(run): label for label, runs in found.items() for run in runs}
-    left = iter(unnamed)
+    runs = [(label, read_run(path)) for label, paths in named for path in paths]
+    automatic = group([run for label, run in runs if label is None])
+    taken = sorted(set(automatic) & {label for label, _ in runs})
+    if taken:
+        raise ConfigurationError(
+            f"The label {taken[0]} is that of a run without one, too. Give every run a label, by LABEL=RUN."
+        )
+    label_of = {id(run): label for label, members in automatic.items() for run in members}
     groups: dict[str, list[Run]] = {}
-    for label, paths in named:
-        runs = [next(left)] if label is None else [read_run(path) for path in paths]
-        groups.setdefault(home[id(runs[0])] if label is None else label, []).extend(runs)
+    for label, run in runs:
+        groups.setdefault(label_of[id(run)] if label is None else label, []).append(run)
     return groups
 
 
-def _named(word: str) -> tuple[str | None, list[Path]]:
-    """`LABEL=RUN,RUN` in its parts; whatever is a directory as it stands is one."""
+def _split(word: str) -> tuple[str | None, list[Path]]:
+    """Label and paths of `LABEL=RUN,RUN`; a word that is a directory as it stands has no label."""
     label, separator, rest = word.partition("=")
     if not separator or Path(word).is_dir():
         return None, [Path(word)]
     if not label.strip() or not all(rest.split(",")):
         raise ConfigurationError(f"{word}: write it as LABEL=RUN, or LABEL=RUN,RUN.")
     return label, [Path(rest)] if Path(rest).is_dir() else [Path(part) for part in rest.split(",")]
-
-
-def _check_free(automatic: set[str], given: set[str]) -> None:
-    taken = sorted(automatic & given)
-    if taken:
-        raise ConfigurationError(
-            f"The label {taken[0]} is that of a run without one, too. Give every run a label, by LABEL=RUN."
-        )

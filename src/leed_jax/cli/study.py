@@ -1,4 +1,4 @@
-"""The command line of studies."""
+"""`python -m leed_jax.study NAME [key=value ...]`: all runs behind one result."""
 
 import sys
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ from rich.console import Console
 from leed_jax.cli.common import ERROR_STATUS, exit_on_error
 from leed_jax.config.options import options
 from leed_jax.errors import ConfigurationError
-from leed_jax.studies.request import CHANGEABLE, Request, read_request
-from leed_jax.studies.schema import StudyFile, read_study_file, study_names
+from leed_jax.studies.study import CHANGEABLE, StudyFile, read_study, read_study_file, study_names
 from leed_jax.version import __version__
 
 ABOUT = """
@@ -17,8 +16,8 @@ usage: python -m leed_jax.study NAME [out=DIR] [variants=LABELS] [points=VALUES]
        python -m leed_jax.study path/to/file.yaml [...]
        python -m leed_jax.study list
 
-Do all runs behind one result, and write the result down. Ctrl-C stops; the same command goes on: what has finished is
-not done again, and what was interrupted goes on from its last checkpoint.
+Do all runs behind one result, and write the result down. Ctrl-C stops; the same command resumes: finished runs are not
+repeated, and an interrupted one resumes from its last checkpoint.
 
 A study of kind=compare trains every variant at every point on every seed, and writes tables and pictures to
 OUT/README.md. A study of kind=tune tries the same number of settings of every variant, and writes the best ones to
@@ -59,21 +58,18 @@ def _main(arguments: list[str]) -> int:
         raise ConfigurationError(f"{name}: the study comes first, as in python -m leed_jax.study NAME {name}.")
     if name == "list":
         if settings:
-            raise ConfigurationError(f"list stands alone; leave out {' '.join(settings)}.")
-        _print_list()
+            raise ConfigurationError(f"list takes no settings; leave out {' '.join(settings)}.")
+        print("\n".join(_listed()))
         return 0
-    return _run(read_request(name, settings))
-
-
-def _run(request: Request) -> int:
+    study = read_study(name, settings)
     # Imported here, so that an error in what was asked for comes before everything that trains is loaded.
-    if request.file.kind == "tune":
+    if study.file.kind == "tune":
         from leed_jax.studies.tuning import run_tuning  # noqa: PLC0415
 
-        return run_tuning(request, Console())
-    from leed_jax.studies.comparing import run_comparison  # noqa: PLC0415
+        return run_tuning(study, Console())
+    from leed_jax.studies.comparison import run_comparison  # noqa: PLC0415
 
-    return run_comparison(request, Console())
+    return run_comparison(study, Console())
 
 
 def help_text() -> str:
@@ -82,16 +78,9 @@ def help_text() -> str:
     for option in options(StudyFile):
         star = "*" if option.key in CHANGEABLE else " "
         lines.append(f"  {star} {option.key:<18}{option.meaning}".rstrip())
-    lines += ["", "Studies that come with leed_jax:", "", *_listed(), "", "Flags: --help, --version"]
-    return "\n".join(lines)
-
-
-def _print_list() -> None:
-    print("\n".join(_listed()))
+    return "\n".join([*lines, "", "Studies that come with leed_jax:", "", *_listed(), "", "Flags: --help, --version"])
 
 
 def _listed() -> list[str]:
-    names = study_names()
-    width = max(map(len, names), default=0) + 2
-    files = {name: read_study_file(name, {})[1] for name in names}
-    return [f"  {name:<{width}}{file.kind}: {file.title}" for name, file in files.items()]
+    files = {name: read_study_file(name, {})[1] for name in study_names()}
+    return [f"  {name:<{max(map(len, files)) + 2}}{file.kind}: {file.title}" for name, file in files.items()]

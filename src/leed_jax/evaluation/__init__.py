@@ -5,7 +5,7 @@
     result = compare({"leed": [Path("runs/leed")], "ippo": [Path("runs/ippo")]}, Path("runs/comparison"))
     print(table(result))
 
-`python -m leed_jax.compare` is the command line of it.
+`python -m leed_jax.compare` is its command line.
 """
 
 import json
@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leed_jax.errors import ConfigurationError
-from leed_jax.evaluation.figure import draw
-from leed_jax.evaluation.markdown import table
-from leed_jax.evaluation.results import Comparison, Curve, Reaching, VariantResult, as_json, compare_runs
-from leed_jax.evaluation.runs import Run, read_run
-from leed_jax.evaluation.variants import group
+from leed_jax.evaluation.figures import draw_comparison
+from leed_jax.evaluation.results import Comparison, VariantResult, as_json, compare_runs
+from leed_jax.evaluation.runs import Run, group, read_run
+from leed_jax.evaluation.tables import table
 from leed_jax.files import write_whole
 from leed_jax.report.statistics import Estimate
 
@@ -26,9 +25,7 @@ __all__ = [
     "PICTURE",
     "TABLE",
     "Comparison",
-    "Curve",
     "Estimate",
-    "Reaching",
     "Run",
     "VariantResult",
     "as_json",
@@ -40,9 +37,7 @@ __all__ = [
     "write_comparison",
 ]
 
-TABLE = "comparison.md"
-PICTURE = "comparison.png"
-JSON = "comparison.json"
+TABLE, PICTURE, JSON = "comparison.md", "comparison.png", "comparison.json"
 
 
 def compare(
@@ -57,10 +52,10 @@ def compare(
 
     Args:
         variants: finished run directories of each variant, by its label; those of one variant are pooled, and may
-            differ in nothing but their seeds.
-        out: the folder for `comparison.md`, `comparison.png` and `comparison.json`, which are written over.
-        threshold: the return per agent that is to be reached; None for the level that the reference ends at.
-        reference: the label to compare with; None for the first.
+            differ in their seeds alone.
+        out: the folder for `comparison.md`, `comparison.png` and `comparison.json`, which are overwritten.
+        threshold: see `compare_runs`.
+        reference: see `compare_runs`.
         title: a heading.
 
     Raises:
@@ -75,15 +70,15 @@ def compare(
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write table, picture and numbers to a folder, which is made if it is not there.
+    """Write table, picture and numbers to a folder, which is made if it does not exist.
 
     Raises:
         ConfigurationError: it cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # The picture first: it is the likeliest to fail, and the table refers to it.
-        draw(out / PICTURE, comparison)
+        # The picture is the likeliest to fail, and the table refers to it.
+        draw_comparison(out / PICTURE, comparison)
         write_whole(out / TABLE, f"{table(comparison)}\n![Learning curves]({PICTURE})\n".encode())
         write_whole(out / JSON, (json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:

@@ -1,57 +1,96 @@
-"""Finished run directories, read and checked."""
+"""Finished run directories: reading and checking them, and pooling those that differ in their seeds alone."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from jaxtyping import Float, Int
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leed_jax.config import Config
-from leed_jax.config.options import one_sentence, options
-from leed_jax.errors import RunDirectoryError
-from leed_jax.evaluation.reading import damaged, read_number, read_summary
-from leed_jax.report.curve import curves
-from leed_jax.report.directory import CONFIG, SUMMARY
-from leed_jax.report.metrics import METRICS, Row, read_metrics
+from leed_jax.config import Config, idle_sections
+from leed_jax.config.options import one_sentence
+from leed_jax.errors import ConfigurationError, RunDirectoryError
+from leed_jax.report.directory import CONFIG, METRICS, SUMMARY
 
 GREEDY = "greedy_return_per_agent"
 TRAINING = "return_per_agent"
 
+Schema = Mapping[str, Any]
+
+# JSON allows numbers that no float can hold.
+NUMBER = {"type": "number", "minimum": -1e300, "maximum": 1e300}
+NUMBER_OR_NULL = {**NUMBER, "type": ["number", "null"]}
+
+
+def array(items: Schema, **more: Any) -> Schema:
+    """The JSON schema of an array."""
+    return {"type": "array", "items": items, **more}
+
+
+def record(optional: Collection[str] = (), **properties: Schema | str) -> Schema:
+    """The JSON schema of an object.
+
+    Args:
+        optional: names that may be missing.
+        **properties: the schema of each value, or its type.
+    """
+    required = [name for name in properties if name not in optional]
+    schemas = {name: {"type": value} if isinstance(value, str) else value for name, value in properties.items()}
+    return {"type": "object", "required": required, "properties": schemas}
+
+
+_NUMBERS = ("env_steps", "wall_s", "compile_s", "num_agents", "evaluation_episodes")
+_OPTIONAL = ("random_return_per_agent", "instructions_return_per_agent", "preparation_s", "recording_s")
+_SUMMARY = record(
+    optional=("return_of_agents", *_OPTIONAL),
+    algorithm="string",
+    versions="object",
+    device="object",
+    seeds=array({"type": "integer"}, minItems=1, uniqueItems=True),
+    return_per_agent=array(NUMBER_OR_NULL),
+    return_of_agents=array(array(NUMBER_OR_NULL)),
+    **dict.fromkeys(_NUMBERS, NUMBER),
+    **dict.fromkeys(_OPTIONAL, NUMBER_OR_NULL),
+)
+_RETURNS = {GREEDY: NUMBER_OR_NULL, TRAINING: NUMBER_OR_NULL}
+_ROW = record(optional=tuple(_RETURNS), seed="integer", env_steps=NUMBER, wall_s=NUMBER, **_RETURNS)
+
+# Settings that do not change what a run learns, besides the sections that its algorithm does not read.
+_NOT_LEARNED = ("evaluation", "seed", "num_seeds", "experiment", "settings_of", "out", "resume", "checkpoint_every")
+_REFRESH = "generate.refresh_every"
+_EVALUATION = ("evaluation.episodes", "evaluation.seed")
+_MAX_DIFFERENCES_IN_LABEL = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a finished run has left behind.
-
-    Attributes:
-        path: its directory.
-        settings: its configuration, with dotted keys.
-        summary: its `summary.json`.
-        seeds: the seeds that were trained side by side.
-        final: greedy return per agent of each seed after training; -inf where it is not finite.
-        steps: environment steps of each seed after each chunk.
-        seconds: wall-clock after each chunk, divided by the number of seeds.
-        returns: returns per agent after each chunk, by the metric's name, NaN where there is none.
-    """
+    """A finished run; returns are per agent."""
 
     path: Path
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # its configuration, with dotted keys
     summary: Mapping[str, Any]
-    seeds: tuple[int, ...]
-    final: Float[np.ndarray, " S"]
-    steps: Int[np.ndarray, " C"]
-    seconds: Float[np.ndarray, " C"]
-    returns: Mapping[str, Float[np.ndarray, "C S"]]
+    seeds: tuple[int, ...]  # in ascending order, as in all that follows
+    final: Float[np.ndarray, " S"]  # greedy return after training; -inf where it is not finite
+    agents: Float[np.ndarray, "S A"] | None  # the same for each agent; None if the run did not record it
+    steps: Int[np.ndarray, " C"]  # environment steps of each seed after each chunk
+    seconds: Float[np.ndarray, " C"]  # wall-clock after each chunk, divided by the number of seeds
+    returns: Mapping[str, Float[np.ndarray, "C S"]]  # return after each chunk by metric, NaN where there is none
 
     @property
     def algorithm(self) -> str:
         """The algorithm that was trained."""
         return str(self.summary["algorithm"])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
 
 
 def read_run(path: Path) -> Run:
@@ -60,108 +99,277 @@ def read_run(path: Path) -> Run:
     Raises:
         RunDirectoryError: there is none, the run has not finished, or a file in it is damaged.
     """
-    _check_finished(path)
-    summary = read_summary(path)
-    settings = _read_settings(path)
-    order = np.argsort(summary["seeds"])
-    seeds = tuple(sorted(summary["seeds"]))
-    final = np.array([-math.inf if value is None else value for value in summary["return_per_agent"]], np.float64)
-    rows = _read_rows(path, seeds)
-    _check_end(path, rows, summary)
-    steps, training = curves([{**row, "return_per_agent": row.get(TRAINING)} for row in rows])
-    _, greedy = curves([{**row, "return_per_agent": row.get(GREEDY)} for row in rows])
-    wall_s = {row["env_steps"]: row["wall_s"] for row in rows}
-    seconds = np.array([wall_s[step] for step in steps.tolist()], np.float64) / len(seeds)
-    returns = {GREEDY: greedy, TRAINING: training}
-    return Run(path, settings, summary, seeds, final[order], steps, seconds, returns)
-
-
-def _check_finished(path: Path) -> None:
     if not path.is_dir():
         raise RunDirectoryError(f"{path}: there is no such directory. Name the directory of a finished run.")
-    if (path / SUMMARY).is_file():
-        return
-    if (path / CONFIG).is_file():
-        raise RunDirectoryError(
-            f"{path}: the run has not finished (no {SUMMARY} in it). Go on with it by python -m leed_jax.run "
-            f"resume={path}, or leave it out."
-        )
-    raise RunDirectoryError(f"{path} is not a run directory (no {CONFIG} in it). Name the directory of a finished run.")
+    if not (path / SUMMARY).is_file():
+        fault, remedy = f"{path} is not a run directory (no {CONFIG} in it)", "Name the directory of a finished run."
+        if (path / CONFIG).is_file():
+            fault = f"{path}: the run has not finished (no {SUMMARY} in it)"
+            remedy = f"Resume it by python -m leed_jax.run resume={path}, or leave it out."
+        raise RunDirectoryError(f"{fault}. {remedy}")
+    summary, settings = read_summary(path), _read_settings(path)
+    rows = _read_rows(path, summary)
+    seeds, order = tuple(sorted(summary["seeds"])), np.argsort(summary["seeds"])
+    agents = summary.get("return_of_agents")
+
+    def column(name: str) -> Float[np.ndarray, "C S"]:
+        return np.array([row.get(name) for row in rows], np.float64).reshape(-1, len(seeds))
+
+    return Run(
+        path=path,
+        settings=settings,
+        summary=summary,
+        seeds=seeds,
+        final=_diverged_lowest(summary["return_per_agent"])[order],
+        agents=None if agents is None else _diverged_lowest(agents)[order],
+        steps=column("env_steps")[:, 0].astype(np.int64),
+        seconds=column("wall_s")[:, 0] / len(seeds),
+        returns={name: column(name) for name in (GREEDY, TRAINING)},
+    )
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        RunDirectoryError: it is damaged, or lacks something that a comparison needs.
+    """
+    file = path / SUMMARY
+    try:
+        summary: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"), _SUMMARY)
+        seeds = len(summary["seeds"])
+        for name in ("return_per_agent", "return_of_agents"):
+            if len(summary.get(name, summary["seeds"])) != seeds:
+                raise ValueError(f"{name} has {len(summary[name])} entries for {seeds} seeds")
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from None
+    return summary
+
+
+def parse_json(text: str | bytes, schema: Schema) -> Any:
+    """A JSON text that keeps to a schema.
+
+    Raises:
+        ValueError: it does not; the message says where.
+    """
+    try:
+        value = json.loads(text, parse_constant=_not_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON, {error}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    fault = best_match(_validator(json.dumps(schema)).iter_errors(value))
+    if fault is not None:
+        raise ValueError(": ".join(filter(None, (fault.json_path.lstrip("$."), fault.message[:200]))))
+    return value
+
+
+def _not_finite(name: str) -> float:
+    raise ValueError(f"{name} is not finite")
+
+
+@functools.cache
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """The configuration with dotted keys, whatever version of leed_jax has written it."""
+    """The configuration with dotted keys, of any version of leed_jax; values of today's keys have today's types."""
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
+        if not isinstance(values, dict):
+            raise ValueError("it does not hold keys and values")
+        settings = flat(values)
+        if "env.name" not in settings:
+            raise ValueError("it names no environment")
+        typed = OmegaConf.structured(Config(env={}))
+        known = {*_defaults(), *(key.partition(".")[0] for key in _defaults())}
+        for key, value in settings.items():
+            # A key that was optional once may be null.
+            if key in known and value is not None:
+                OmegaConf.update(typed, key, value)
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise damaged(path / CONFIG, f"it cannot be read ({type(error).__name__})") from None
-    if not isinstance(values, dict):
-        raise damaged(path / CONFIG, "it does not hold keys and values")
-    settings = flat(values)
-    if "env.name" not in settings:
-        raise damaged(path / CONFIG, "it names no environment")
-    try:
-        read_number(settings, "evaluation.curve_episodes", missing=True)
-    except (TypeError, ValueError) as error:
-        raise damaged(path / CONFIG, str(error)) from None
-    _check_types(path / CONFIG, settings)
+        raise _damaged(path / CONFIG, error) from None
     return settings
 
 
-def _check_types(file: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse values of another type than the keys have today; keys of other versions of leed_jax may have any."""
-    known = {option.key for option in options(Config)}
-    typed = OmegaConf.structured(Config(env={}))
-    for key, value in settings.items():
-        # A key that was optional once may be null.
-        if key not in known or value is None:
-            continue
-        try:
-            OmegaConf.update(typed, key, value)
-        except OmegaConfBaseException as error:
-            raise damaged(file, f"a value is of the wrong type ({one_sentence(error).rstrip('.')})") from None
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values with dotted keys."""
-    return dict(dotted(values, prefix))
-
-
-def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each nested value with its dotted key, which may come twice where some keys have dots already."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _read_rows(path: Path, seeds: Sequence[int]) -> list[Row]:
-    """The metrics, a row for each chunk and seed."""
+def _read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics, ordered by environment steps and seed; one row for each chunk and seed."""
     file = path / METRICS
     try:
-        rows = read_metrics(path)
-    except OSError as error:
-        raise damaged(file, f"it cannot be read ({error.strerror})") from None
-    number = 0
-    try:
-        for number, row in enumerate(rows, start=1):  # noqa: B007 - named in the error
-            for name in ("seed", "env_steps", "wall_s"):
-                read_number(row, name)
-            for name in (GREEDY, TRAINING):
-                read_number(row, name, missing=True)
-        found = [(row["env_steps"], row["seed"]) for row in rows]
-        expected = [(step, seed) for step in sorted({step for step, _ in found}) for seed in seeds]
-        complete = bool(found) and sorted(found) == expected
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise damaged(file, f"line {number} lacks a seed, steps, seconds or a return") from None
-    if not complete:
-        raise damaged(file, f"it does not hold every chunk of the seeds {', '.join(map(str, seeds))} once")
+        rows = [parse_json(line, _ROW) for line in file.read_bytes().splitlines()]
+        rows.sort(key=lambda row: (row["env_steps"], row["seed"]))
+        steps, seeds = sorted({row["env_steps"] for row in rows}), sorted(summary["seeds"])
+        if not rows or [(row["env_steps"], row["seed"]) for row in rows] != [(t, s) for t in steps for s in seeds]:
+            raise ValueError(f"it does not hold every chunk of the seeds {', '.join(map(str, seeds))} once")
+        if steps[-1] != summary["env_steps"]:
+            raise ValueError(f"it ends at {steps[-1]:,} environment steps, and the run at {summary['env_steps']:,}")
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from None
     return rows
 
 
-def _check_end(path: Path, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
-    last = max(row["env_steps"] for row in rows)
-    if last != summary["env_steps"]:
-        raise damaged(path / METRICS, f"it ends at {last:,} environment steps, and the run at {summary['env_steps']:,}")
+def _damaged(file: Path, error: Exception) -> RunDirectoryError:
+    fault = error.strerror if isinstance(error, OSError) else one_sentence(error).rstrip(".")
+    return RunDirectoryError(f"{file} is damaged: {fault}. Restore the file, or leave the run out.")
+
+
+def _diverged_lowest(values: Any) -> np.ndarray:
+    """Numbers, -inf for null."""
+    return np.nan_to_num(np.array(values, np.float64), nan=-np.inf)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with dotted keys."""
+    return dict(dotted(values))
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each nested value with its dotted key; a key may come twice, if some keys have dots already."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return flat(dataclasses.asdict(Config(env={})))
+
+
+def differing_settings(
+    one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str] = _NOT_LEARNED
+) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ, of those that both algorithms read; None for one that is not there.
+
+    Args:
+        one: settings of a run, with dotted keys. Keys of other versions do not count, and defaults fill gaps.
+        other: those of another run.
+        ignored: keys without a section, and whole sections, that do not count.
+    """
+    both = [
+        {key: value for key, value in settings.items() if key.startswith("env.")}
+        | {key: settings.get(key, default) for key, default in _defaults().items()}
+        for settings in (one, other)
+    ]
+    idle = {section for s in both for section in idle_sections(s["algorithm"], s[_REFRESH] or 0)} | set(ignored)
+    read = [key for key in both[0] | both[1] if key == _REFRESH or key.partition(".")[0] not in idle]
+    pairs = {key: (both[0].get(key), both[1].get(key)) for key in read}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def check_same_task(runs: Sequence[Run]) -> None:
+    """Check that all runs are of one environment and were evaluated alike.
+
+    An `env` key that only one of two runs has recorded counts as equal; a note of the comparison mentions it.
+
+    Raises:
+        RunDirectoryError: they are not.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        pairs = {key: (first.settings[key], run.settings.get(key)) for key in first.settings if key.startswith("env.")}
+        pairs = {key: pair for key, pair in pairs.items() if key in run.settings}
+        for key in _EVALUATION:
+            pairs[key] = (first.settings.get(key, _defaults()[key]), run.settings.get(key, _defaults()[key]))
+        for key in ("num_agents", "evaluation_episodes"):
+            pairs[key] = (first.summary[key], run.summary[key])
+        for key, (one, other) in pairs.items():
+            if one != other:
+                raise RunDirectoryError(
+                    f"{first.path} and {run.path} cannot be compared: {key} is {json.dumps(one)} in the one and "
+                    f"{json.dumps(other)} in the other. Compare runs of one environment that were evaluated alike."
+                )
+
+
+# --- variants ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Runs with the same settings, the same chunks and different seeds, and their arrays side by side; see `Run`."""
+
+    label: str
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+    final: Float[np.ndarray, " S"]
+    agents: Float[np.ndarray, "S A"] | None
+    steps: Int[np.ndarray, " C"]
+    seconds: Float[np.ndarray, "C S"]
+    returns: Mapping[str, Float[np.ndarray, "C S"]]
+
+    def has(self, metric: str) -> bool:
+        """Whether every seed has this return at least once."""
+        return bool(np.all(np.any(np.isfinite(self.returns[metric]), axis=0)))
+
+
+def pool(label: str, runs: Sequence[Run]) -> Variant:
+    """Put runs together.
+
+    Raises:
+        ConfigurationError: there is no run, or no label.
+        RunDirectoryError: they have a seed in common, or differ in more than their seeds.
+    """
+    if not label.strip():
+        raise ConfigurationError("A variant's label is empty. Give it a name.")
+    if not runs:
+        raise ConfigurationError(f"{label}: there are no runs. Name at least one run directory.")
+    first, owner = runs[0], dict[int, Run]()
+    for run in runs:
+        if found := differing_settings(first.settings, run.settings):
+            listed = "; ".join(f"{key} is {json.dumps(a)} and {json.dumps(b)}" for key, (a, b) in found.items())
+            fault = f"differ in more than their seeds: {listed}"
+        elif not np.array_equal(first.steps, run.steps):
+            fault = "have metrics at different environment steps"
+        else:
+            fault = ""
+        if fault:
+            raise RunDirectoryError(f"{label}: {first.path} and {run.path} {fault}. Give them different labels.")
+        for seed in run.seeds:
+            if seed in owner:
+                raise RunDirectoryError(
+                    f"{label}: seed {seed} is in {owner[seed].path} and in {run.path}; a seed counts once. Leave one "
+                    "of the two out, or give them different labels."
+                )
+            owner[seed] = run
+    agents = [run.agents for run in runs if run.agents is not None]
+    return Variant(
+        label=label,
+        runs=tuple(runs),
+        seeds=tuple(owner),
+        final=np.concatenate([run.final for run in runs]),
+        agents=np.concatenate(agents) if len(agents) == len(runs) else None,
+        steps=first.steps,
+        seconds=np.stack([run.seconds for run in runs for _ in run.seeds], axis=-1),
+        returns={name: np.concatenate([run.returns[name] for run in runs], axis=-1) for name in first.returns},
+    )
+
+
+def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in their seeds alone, under labels.
+
+    The label is the algorithm; where that is not enough, with the settings that differ, or the first run's directory if
+    those are many.
+    """
+    groups: list[list[Run]] = []
+    for run in runs:
+        same = (members for members in groups if not differing_settings(members[0].settings, run.settings))
+        members = next(same, None)
+        if members is None:
+            groups.append([run])
+        else:
+            members.append(run)
+    return {_label(members[0], groups): members for members in groups}
+
+
+def _label(first: Run, groups: Sequence[Sequence[Run]]) -> str:
+    rivals = [other[0].settings for other in groups if other[0].algorithm == first.algorithm]
+    keys = dict.fromkeys(key for rival in rivals for key in differing_settings(rivals[0], rival))
+    if len(keys) > _MAX_DIFFERENCES_IN_LABEL:
+        return f"{first.algorithm} {first.path}"
+    shown = {key: json.dumps(first.settings.get(key, _defaults().get(key))).strip('"') for key in keys}
+    return " ".join([first.algorithm, *(f"{key}={value}" for key, value in shown.items())])
