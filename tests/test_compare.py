@@ -226,6 +226,51 @@ def test_what_comes_before_training_is_told_apart_and_counted_in_the_last_column
     assert f"{with_demonstrations.everything_to_threshold.median:,.1f} |" in rows[1]
 
 
+def write_agents(folder, label, returns):
+    """Two seeds whose agents earn these returns."""
+    mean = float(np.mean(returns))
+    summary = {"return_of_agents": [returns, returns], "num_agents": len(returns)}
+    curve = rising([mean, mean])
+    return [write_run(folder / label, final=(mean, mean), curve=curve, summary=summary)]
+
+
+def test_agents_are_shown_where_they_differ_clearly(tmp_path):
+    alike = compare({"alike": write_agents(tmp_path, "alike", [8.0, 8.5])}, tmp_path / "out", threshold=1.0)
+    assert alike.variants[0].agents == (8.0, 8.5)
+    assert "each agent" not in table(alike)
+    unlike = {label: write_agents(tmp_path, label, returns) for label, returns in UNLIKE.items()}
+    result = compare(unlike, tmp_path / "out", threshold=1.0)
+    assert rows_under("Return of each agent", table(result)) == [
+        ["variant", "agent 0", "agent 1", "agent 2", "agent 3"],
+        ["chased", "17.00", "17.00", "17.00", "-17.00"],
+        ["quiet", "1.00", "1.00", "1.00", "1.00"],
+    ]
+    assert as_json(result)["variants"][0]["agents"] == [17.0, 17.0, 17.0, -17.0]
+
+
+UNLIKE = {"chased": [17.0, 17.0, 17.0, -17.0], "quiet": [1.0, 1.0, 1.0, 1.0]}
+
+
+def rows_under(heading, text):
+    """The cells of the table under a heading."""
+    lines = text[text.index(heading) :].split("\n\n")[1].splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in [lines[0], *lines[2:]]]
+
+
+def test_of_many_agents_the_lowest_and_the_highest_are_shown(tmp_path):
+    runs = write_agents(tmp_path, "many", [float(index) for index in range(50)])
+    shown = rows_under("Of 50 agents", table(compare({"many": runs}, tmp_path / "out", threshold=1.0)))
+    assert shown[1] == ["many", "0", "0.00", "49", "49.00"]
+
+
+def test_agents_that_older_runs_did_not_record_are_left_out(tmp_path):
+    variants = {"old": [write_run(tmp_path / "old", summary={"num_agents": 4})]}
+    variants["new"] = write_agents(tmp_path, "new", UNLIKE["chased"])
+    result = compare(variants, tmp_path / "out", threshold=1.0)
+    assert result.variants[0].agents is None
+    assert [row[0] for row in rows_under("Return of each agent", table(result))] == ["variant", "new"]
+
+
 @pytest.mark.parametrize("count", [1, 2, 8, 11])
 def test_pictures_of_any_number_of_variants(count, tmp_path):
     variants = {

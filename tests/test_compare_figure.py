@@ -1,11 +1,13 @@
 """What a comparison's figure holds besides the curves."""
 
+import itertools
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from run_folders import write_run
 
 from leed_jax.evaluation import compare
-from leed_jax.evaluation.figures import add_legend, reference_levels
+from leed_jax.evaluation.figures import COLOURS, add_legend, label_ends, new_figure, reference_levels
 
 
 def shown(folder, **algorithms):
@@ -49,3 +51,32 @@ def test_a_legend_has_as_many_columns_as_there_is_room_for():
 def test_where_nobody_follows_any_none_are_shown(tmp_path):
     found = shown(tmp_path, alone=("ippo", -8.0), other=("mappo", -8.0))
     assert found == ["threshold (1.50)", "random actions (-4.00)"]
+
+
+def labelled(count, length=4):
+    """Whether so many curves that end at one height get labels, and where these are, from the bottom, in pixels."""
+    figure = new_figure(11.5, 4.6)
+    axes = figure.subplots()
+    ends = [(1.0, 0.5, f"{index:0{length}}", "black") for index in range(count)]
+    axes.plot([0, 1], [0.2, 0.5])
+    found = label_ends(figure, axes, ends)
+    figure.canvas.draw()
+    return found, sorted(axes.get_yaxis_transform().transform(text.xyann)[1] for text in axes.texts)
+
+
+def test_labels_at_the_ends_of_curves_do_not_overlap():
+    found, heights = labelled(11)
+    assert found
+    gaps = [above - below for below, above in itertools.pairwise(heights)]
+    assert len(gaps) == 10
+    # The font has nine points, and the figure a hundred pixels per inch.
+    assert min(gaps) > 9.0 * 100 / 72
+
+
+def test_too_many_or_too_long_labels_are_left_to_the_legend():
+    assert labelled(60) == (False, [])
+    assert labelled(2, length=40) == (False, [])
+
+
+def test_eleven_curves_have_colours_of_their_own():
+    assert len(set(COLOURS)) == len(COLOURS) >= 11

@@ -1,6 +1,8 @@
 """Statistics of a comparison, against values worked out by hand, by enumeration, and by SciPy."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from leed_jax.report.statistics import (
 )
 
 INF, NAN = np.inf, np.nan
+PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "sample_efficiency" / "comparison.json"
 NUMBERS = st.floats(-1e6, 1e6)
 SCORES = st.integers(1, 12).flatmap(lambda n: hnp.arrays(np.float64, n, elements=NUMBERS))
 TIED = st.integers(1, 6).flatmap(lambda n: hnp.arrays(np.float64, n, elements=st.integers(-3, 3)))
@@ -185,3 +188,26 @@ def test_the_level_at_the_end():
     assert last_level(np.array([100.0, 1.0, 2.0, NAN, 6.0])) == 3.0
     assert np.isnan(last_level(np.array([NAN])))
     np.testing.assert_array_equal(running_means(np.array([0.0, 3.0, 6.0, 9.0])), [3.0, 6.0])
+
+
+def test_published_intervals_are_those_of_the_published_returns():
+    comparison = json.loads(PUBLISHED.read_text())
+    variants = {variant["label"]: variant for variant in comparison["variants"]}
+
+    def numbers(values, missing):
+        return np.array([missing if value is None else value for value in values])
+
+    def published(values, missing):
+        return tuple(numbers((values["value"], values["low"], values["high"]), missing))
+
+    reference = numbers(variants[comparison["reference"]]["final"], -INF)
+    for variant in variants.values():
+        final = numbers(variant["final"], -INF)
+        found = bootstrap([final], interquartile_mean)
+        assert (found.value, found.low, found.high) == published(variant["iqm"], -INF)
+        if variant["improvement"] is not None:
+            found = bootstrap([final, reference], probability_of_improvement)
+            assert (found.value, found.low, found.high) == published(variant["improvement"], NAN)
+        steps = variant["steps_to_threshold"]
+        found = bootstrap([numbers(steps["of_seeds"], INF)], interquartile_mean)
+        assert (found.value, found.low, found.high) == published(steps["iqm"], INF)

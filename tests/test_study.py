@@ -17,7 +17,8 @@ from leed_jax.studies import comparison, tuning
 from leed_jax.studies.comparison import differences, plan_runs
 from leed_jax.studies.pages import time_left
 from leed_jax.studies.search import Range, draw, read_search
-from leed_jax.studies.study import as_text, folder_name, read_study, study_names
+from leed_jax.studies.settings import as_text, folder_name
+from leed_jax.studies.study import read_study, study_names
 from leed_jax.studies.tuning import plan_trials
 
 ONE_POINT = {"key": "env.num_agents", "values": [2]}

@@ -114,13 +114,20 @@ def label_ends(figure: Any, axes: Any, ends: Sequence[tuple[float, float, str, s
         axes.annotate(
             label,
             xy=(x, y),
-            xytext=(1.04, place),
+            xytext=(1.05, place),
             textcoords=axes.get_yaxis_transform(),
             color=colour,
             size=size,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "shrinkA": 2,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
     return True
 

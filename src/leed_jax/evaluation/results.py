@@ -137,14 +137,12 @@ def compare_runs(
     runs = [run for members in groups.values() for run in members]
     if runs:
         check_same_task(runs)
-    variants = [pool(label, members) for label, members in groups.items()]
+    variants = _with_metrics([pool(label, members) for label, members in groups.items()])
     chosen = variants[0].label if reference is None else reference
     against = next((variant for variant in variants if variant.label == chosen), None)
     if against is None:
         raise ConfigurationError(f"reference {chosen}: there is no such variant. The labels are: {', '.join(groups)}.")
-    metrics = _choose_metrics(variants)
-    ends = [_final_level(variant, metric) for variant, metric in zip(variants, metrics, strict=True)]
-    level = ends[variants.index(against)] if threshold is None else threshold
+    level = _final_level(against) if threshold is None else threshold
     if not math.isfinite(level):
         raise ConfigurationError(
             f"The learning curves of {chosen} have no finite end that could be the threshold. Give one by --threshold, "
@@ -152,6 +150,7 @@ def compare_runs(
             if threshold is None
             else f"The threshold is {level}, which no curve can be compared with. Give a finite one."
         )
+    ends = [(variant.label, _final_level(variant)) for variant in variants]
     return Comparison(
         title=title,
         reference=chosen,
@@ -159,44 +158,42 @@ def compare_runs(
         threshold_source=OF_CURVE if threshold is None else GIVEN,
         evaluation_episodes=int(runs[0].summary["evaluation_episodes"]),
         num_agents=int(runs[0].summary["num_agents"]),
-        variants=tuple(_result(v, against, level, metric) for v, metric in zip(variants, metrics, strict=True)),
-        passing=tuple(
-            _level_passage(of.label, end, variants, metrics)
-            for of, end in zip(variants, ends, strict=True)
-            if math.isfinite(end)
-        ),
-        notes=tuple(_notes(variants, metrics)),
+        variants=tuple(_result(variant, against, level) for variant in variants),
+        passing=tuple(_level_passage(label, end, variants) for label, end in ends if math.isfinite(end)),
+        notes=(*_notes(variants), *_run_notes(runs)),
     )
 
 
-def _choose_metrics(variants: Sequence[Variant]) -> list[str]:
-    """Which return each learning curve shows: the greedy policy's if all variants have it, else that of training.
+def _with_metrics(variants: Sequence[Variant]) -> list[Variant]:
+    """Choose the return of the learning curves: the greedy policy's if all variants have it, else that of training.
 
     A variant that lacks the chosen one shows the other.
     """
     wanted, other = (GREEDY, TRAINING) if all(variant.has(GREEDY) for variant in variants) else (TRAINING, GREEDY)
-    return [other if variant.has(other) and not variant.has(wanted) else wanted for variant in variants]
+    return [
+        dataclasses.replace(variant, metric=other if variant.has(other) and not variant.has(wanted) else wanted)
+        for variant in variants
+    ]
 
 
-def _final_level(variant: Variant, metric: str) -> float:
+def _final_level(variant: Variant) -> float:
     """The interquartile mean over seeds of the last running means of a variant's learning curves.
 
     It is computed from the curve, as first passage is. Final returns come from other episodes, which may be easier, and
     then the variant itself would hardly reach its own level. A seed that diverged counts as the lowest.
     """
-    ends = np.array([last_level(curve) for curve in variant.returns[metric].T])
+    ends = np.array([last_level(curve) for curve in variant.curve.T])
     return float(interquartile_mean(np.where(np.isfinite(variant.final), ends, -np.inf)))
 
 
-def _result(variant: Variant, against: Variant, threshold: float, metric: str) -> VariantResult:
-    final, first, returns = variant.final, variant.runs[0], variant.returns[metric]
-    curve = (variant.steps, np.mean(variant.seconds, axis=-1), interquartile_mean(returns), *bootstrap_band(returns))
-    steps, seconds = _passage_times(variant, threshold, metric)
-    summary_mean = lambda name: mean_or_none([run.summary.get(name) for run in variant.runs])  # noqa: E731
+def _result(variant: Variant, against: Variant, threshold: float) -> VariantResult:
+    final, first, returns = variant.final, variant.runs[0], variant.curve
+    mean_of = lambda name: mean_or_none([run.summary.get(name) for run in variant.runs])  # noqa: E731
+    costs = {name: mean_of(name) for name in ("preparation_s", "recording_s")}
     compile_s = float(np.mean([run.summary["compile_s"] for run in variant.runs]))
-    preparation_s, recording_s = summary_mean("preparation_s"), summary_mean("recording_s")
-    before = compile_s + (preparation_s or 0.0) + (recording_s or 0.0)
-    agents = None if variant.agents is None else tuple(interquartile_mean(variant.agents.T).tolist())
+    before = compile_s + sum(seconds or 0.0 for seconds in costs.values())
+    steps, seconds = _passage_times(variant, threshold)
+    curve = (variant.steps, np.mean(variant.seconds, axis=-1), interquartile_mean(returns), *bootstrap_band(returns))
     return VariantResult(
         label=variant.label,
         algorithm=first.algorithm,
@@ -207,57 +204,54 @@ def _result(variant: Variant, against: Variant, threshold: float, metric: str) -
         median=float(np.median(final)),
         lowest=float(np.min(final)),
         highest=float(np.max(final)),
-        agents=agents,
+        agents=None if variant.agents is None else tuple(interquartile_mean(variant.agents.T).tolist()),
         improvement=None if variant is against else bootstrap([final, against.final], probability_of_improvement),
         env_steps=int(first.summary["env_steps"]),
         seconds_per_seed=float(sum(run.summary["wall_s"] for run in variant.runs) / len(variant.seeds)),
         compile_s=compile_s,
-        preparation_s=preparation_s,
-        recording_s=recording_s,
+        **costs,
         reached=int(np.sum(np.isfinite(steps))),
         steps_to_threshold=_first_passage(steps),
         seconds_to_threshold=_first_passage(seconds),
         everything_to_threshold=_first_passage(seconds + before),
-        random_return=summary_mean("random_return_per_agent"),
-        instructions_return=summary_mean("instructions_return_per_agent"),
-        curve=Curve(metric, *curve),
+        random_return=mean_of("random_return_per_agent"),
+        instructions_return=mean_of("instructions_return_per_agent"),
+        curve=Curve(variant.metric, *curve),
     )
 
 
-def _passage_times(
-    variant: Variant, threshold: float, metric: str
-) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+def _passage_times(variant: Variant, threshold: float) -> Float[np.ndarray, "2 S"]:
     """Environment steps and seconds of each seed to the threshold."""
-    at = [first_passage(curve, threshold) for curve in variant.returns[metric].T]
-    steps = [math.inf if index is None else float(variant.steps[index]) for index in at]
-    seconds = [math.inf if index is None else float(variant.seconds[index, seed]) for seed, index in enumerate(at)]
-    return np.array(steps), np.array(seconds)
+    times = np.full((2, len(variant.seeds)), np.inf)
+    for seed, curve in enumerate(variant.curve.T):
+        if (index := first_passage(curve, threshold)) is not None:
+            times[:, seed] = variant.steps[index], variant.seconds[index, seed]
+    return times
 
 
 def _first_passage(values: Float[np.ndarray, " S"]) -> FirstPassage:
     return FirstPassage(tuple(values.tolist()), bootstrap([values], interquartile_mean), float(np.median(values)))
 
 
-def _level_passage(label: str, level: float, variants: Sequence[Variant], metrics: Sequence[str]) -> LevelPassage:
-    times = [_passage_times(variant, level, metric) for variant, metric in zip(variants, metrics, strict=True)]
-    steps, seconds = (tuple(float(np.median(of)) for of in kind) for kind in zip(*times, strict=True))
-    return LevelPassage(label, level, steps, seconds)
+def _level_passage(label: str, level: float, variants: Sequence[Variant]) -> LevelPassage:
+    steps, seconds = np.stack([np.median(_passage_times(variant, level), axis=-1) for variant in variants], axis=1)
+    return LevelPassage(label, level, tuple(steps.tolist()), tuple(seconds.tolist()))
 
 
 # --- in what runs are not alike ---------------------------------------------------------------------------------
 
 
-def _notes(variants: Sequence[Variant], metrics: Sequence[str]) -> Iterator[str]:
+def _notes(variants: Sequence[Variant]) -> Iterator[str]:
     single = [variant.label for variant in variants if len(variant.seeds) == 1]
     if single:
         yield f"There is no interval for a single seed: {_list(single)}."
     for variant in variants:
         if diverged := int(np.sum(np.isinf(variant.final))):
-            yield (
-                f"{variant.label}: {diverged} of the seeds ended without a finite return, which counts as lower than "
-                "any number."
-            )
-    greedy = [variant.label for variant, metric in zip(variants, metrics, strict=True) if metric == GREEDY]
+            yield f"{variant.label}: {diverged} of the seeds ended without a finite return, which counts as the lowest."
+        versions = sorted({str(run.summary["versions"].get("leed_jax", "unknown")) for run in variant.runs})
+        if len(versions) > 1:
+            yield f"{variant.label} pools runs of different versions of leed_jax: {_list(versions)}."
+    greedy = [variant.label for variant in variants if variant.metric == GREEDY]
     if not greedy:
         yield (
             "Learning curves are of returns while training, with the policy's own exploration, as not every run has "
@@ -268,39 +262,33 @@ def _notes(variants: Sequence[Variant], metrics: Sequence[str]) -> Iterator[str]
             f"Learning curves of {_list(greedy)} are of the greedy policy, the others of returns while training: their "
             "steps and seconds to the threshold are not comparable."
         )
-    for variant in variants:
-        versions = sorted({str(run.summary["versions"].get("leed_jax", "unknown")) for run in variant.runs})
-        if len(versions) > 1:
-            yield f"{variant.label} pools runs of different versions of leed_jax: {_list(versions)}."
     if any(1 < len(variant.seeds) < _ENOUGH_SEEDS for variant in variants):
         yield (
             f"With fewer than {_ENOUGH_SEEDS} seeds a 95 % interval is too narrow: for normally distributed returns, "
             "that of 3 seeds covers the true value in 75 % of cases, that of 4 in 87 %."
         )
-    yield from _run_notes([run for variant in variants for run in variant.runs])
 
 
 def _run_notes(runs: Sequence[Run]) -> Iterator[str]:
     of_env: list[set[str]] = [{key for key in run.settings if key.startswith("env.")} for run in runs]
-    lone = sorted(set().union(*of_env) - of_env[0].intersection(*of_env))
-    if lone:
+    if lone := sorted(set().union(*of_env) - of_env[0].intersection(*of_env)):
         yield f"Not every run has recorded {_list(lone)}; the values are taken to be the same."
-    episodes = sorted({int(run.settings.get("evaluation.curve_episodes") or 0) for run in runs})
+    episodes = {int(run.settings.get("evaluation.curve_episodes") or 0) for run in runs}
     if len(episodes) > 1:
         yield (
-            f"Runs played different numbers of episodes after each chunk ({_list(episodes)}), which takes time, too: "
-            "neither their seconds nor the noise of their learning curves are comparable."
+            f"Runs played different numbers of episodes after each chunk ({_list(sorted(episodes))}): neither their "
+            "seconds nor the noise of their learning curves are comparable."
         )
-    chunks = sorted({int(run.steps[0]) for run in runs})
+    chunks = {int(run.steps[0]) for run in runs}
     if len(chunks) > 1:
         yield (
-            f"Learning curves have points at different distances ({_list(f'{steps:,}' for steps in chunks)} "
+            f"Learning curves have points at different distances ({_list(f'{steps:,}' for steps in sorted(chunks))} "
             "environment steps): where points are closer, a level is found to be reached sooner."
         )
-    side_by_side = sorted({len(run.seeds) for run in runs})
-    if len(side_by_side) > 1:
+    seeds = {len(run.seeds) for run in runs}
+    if len(seeds) > 1:
         yield (
-            f"Runs trained different numbers of seeds side by side ({_list(side_by_side)}): their seconds are not "
+            f"Runs trained different numbers of seeds side by side ({_list(sorted(seeds))}): their seconds are not "
             "comparable."
         )
     if len({json.dumps(run.summary["device"], sort_keys=True) for run in runs}) > 1:

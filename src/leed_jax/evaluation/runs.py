@@ -66,7 +66,6 @@ _ROW = record(optional=tuple(_RETURNS), seed="integer", env_steps=NUMBER, wall_s
 # Settings that do not change what a run learns, besides the sections that its algorithm does not read.
 _NOT_LEARNED = ("evaluation", "seed", "num_seeds", "experiment", "settings_of", "out", "resume", "checkpoint_every")
 _REFRESH = "generate.refresh_every"
-_EVALUATION = ("evaluation.episodes", "evaluation.seed")
 _MAX_DIFFERENCES_IN_LABEL = 3
 
 
@@ -272,13 +271,10 @@ def check_same_task(runs: Sequence[Run]) -> None:
     """
     first = runs[0]
     for run in runs[1:]:
-        pairs = {key: (first.settings[key], run.settings.get(key)) for key in first.settings if key.startswith("env.")}
-        pairs = {key: pair for key, pair in pairs.items() if key in run.settings}
-        for key in _EVALUATION:
-            pairs[key] = (first.settings.get(key, _defaults()[key]), run.settings.get(key, _defaults()[key]))
-        for key in ("num_agents", "evaluation_episodes"):
-            pairs[key] = (first.summary[key], run.summary[key])
-        for key, (one, other) in pairs.items():
+        keys = [key for key in first.settings if key.startswith("env.") and key in run.settings]
+        both = [_defaults() | dict(of.settings) | dict(of.summary) for of in (first, run)]
+        for key in (*keys, "evaluation.episodes", "evaluation.seed", "num_agents", "evaluation_episodes"):
+            one, other = (values[key] for values in both)
             if one != other:
                 raise RunDirectoryError(
                     f"{first.path} and {run.path} cannot be compared: {key} is {json.dumps(one)} in the one and "
@@ -301,6 +297,12 @@ class Variant:
     steps: Int[np.ndarray, " C"]
     seconds: Float[np.ndarray, "C S"]
     returns: Mapping[str, Float[np.ndarray, "C S"]]
+    metric: str = GREEDY  # which of the returns its learning curve shows
+
+    @property
+    def curve(self) -> Float[np.ndarray, "C S"]:
+        """The returns of its learning curve."""
+        return self.returns[self.metric]
 
     def has(self, metric: str) -> bool:
         """Whether every seed has this return at least once."""
@@ -320,14 +322,12 @@ def pool(label: str, runs: Sequence[Run]) -> Variant:
         raise ConfigurationError(f"{label}: there are no runs. Name at least one run directory.")
     first, owner = runs[0], dict[int, Run]()
     for run in runs:
-        if found := differing_settings(first.settings, run.settings):
+        found = differing_settings(first.settings, run.settings)
+        if found or not np.array_equal(first.steps, run.steps):
             listed = "; ".join(f"{key} is {json.dumps(a)} and {json.dumps(b)}" for key, (a, b) in found.items())
-            fault = f"differ in more than their seeds: {listed}"
-        elif not np.array_equal(first.steps, run.steps):
-            fault = "have metrics at different environment steps"
-        else:
-            fault = ""
-        if fault:
+            fault = (
+                f"differ in more than their seeds: {listed}" if found else "have metrics at different environment steps"
+            )
             raise RunDirectoryError(f"{label}: {first.path} and {run.path} {fault}. Give them different labels.")
         for seed in run.seeds:
             if seed in owner:
@@ -358,11 +358,10 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: list[list[Run]] = []
     for run in runs:
         same = (members for members in groups if not differing_settings(members[0].settings, run.settings))
-        members = next(same, None)
-        if members is None:
-            groups.append([run])
-        else:
-            members.append(run)
+        members = next(same, [])
+        if not members:
+            groups.append(members)
+        members.append(run)
     return {_label(members[0], groups): members for members in groups}
 
 

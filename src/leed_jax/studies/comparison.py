@@ -17,7 +17,8 @@ from leed_jax.evaluation import Comparison, compare, table
 from leed_jax.evaluation.runs import differing_settings, flat, read_summary
 from leed_jax.report.directory import CONFIG, SUMMARY, check_place, read_config
 from leed_jax.studies.pages import Work, say, time_left, write_page
-from leed_jax.studies.study import Study, as_text, flat_settings, folder_name
+from leed_jax.studies.settings import as_text, flat_settings, folder_name
+from leed_jax.studies.study import Study
 from leed_jax.training.runner import Outcome, resume_run, start_run
 
 _NAMES = ("out", "resume", "experiment", "settings_of")
@@ -79,11 +80,7 @@ def plan_runs(study: Study) -> list[PlannedRun]:
 
 
 def check_inputs(study: Study, configs: Sequence[tuple[str, Config]]) -> None:
-    """Check that environments can be made and demonstrations be loaded, each once.
-
-    Args:
-        study: the study, for messages.
-        configs: configurations, with a name for each.
+    """Check that the environments and demonstrations of configurations, each with a name, can be loaded.
 
     Raises:
         LeedError: one cannot.
@@ -164,9 +161,6 @@ def run_comparison(study: Study, console: Console, comparer: Callable[..., Compa
 
     Returns:
         The exit status: 0, or 130 or 143 if a signal stopped a run.
-
-    Raises:
-        LeedError: what was asked for cannot be done.
     """
     planned = plan_runs(study)
     check_place(study.out)

@@ -16,7 +16,8 @@ from leed_jax.evaluation.figures import COLOURS, STYLES, add_legend, new_figure
 from leed_jax.evaluation.tables import cell
 from leed_jax.files import write_whole, writing
 from leed_jax.report.progress import clock
-from leed_jax.studies.study import Point, Study, as_label
+from leed_jax.studies.settings import as_label
+from leed_jax.studies.study import Point, Study
 
 PAGE, SUMMARY_PICTURE = "README.md", "points.png"
 
@@ -45,15 +46,12 @@ def time_left(done: Sequence[Work], rest: Sequence[Work]) -> str:
 
 
 def write_page(study: Study, found: Sequence[tuple[Point, Comparison]], summaries: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the page of a study of kind=compare, and the summary over points.
+    """Write the page of a study of kind=compare and the figure over its points; return the page.
 
     Args:
         study: the study.
         found: the comparison at each point.
         summaries: of all runs, for the devices and versions.
-
-    Returns:
-        The page.
 
     Raises:
         RunDirectoryError: it cannot be written.
@@ -91,11 +89,7 @@ def _settings(study: Study) -> str:
 
 
 def machine_line(made_on: Iterable[tuple[Mapping[str, Any], Mapping[str, str]]]) -> str:
-    """The hardware and software of results.
-
-    Args:
-        made_on: device and versions of each run, as in its summary.
-    """
+    """The hardware and software of results, from device and versions of each run, as in its summary."""
     devices: dict[str, None] = {}
     versions: dict[str, None] = {}
     for device, version in made_on:
@@ -112,11 +106,6 @@ def draw_points(path: Path, label: str, found: Sequence[tuple[Point, Comparison]
 
     Points are at equal distances, whatever their values are. Where too few seeds of a variant reach the threshold for
     a finite mean, the right panel has a cross at its top.
-
-    Args:
-        path: the PNG to write.
-        label: the name of the horizontal axis.
-        found: the comparison at each point.
     """
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415 - slow to import
 

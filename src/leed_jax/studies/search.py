@@ -11,7 +11,7 @@ import numpy as np
 
 from leed_jax.config.options import nearest
 from leed_jax.errors import ConfigurationError
-from leed_jax.studies.study import flat_settings
+from leed_jax.studies.settings import flat_settings
 
 _PARTS = ("settings", "list", "grid", "sample")
 _SCALES = ("linear", "log", "choices")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -15,11 +14,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from leed_jax.config import Config
-from leed_jax.config.compose import compose_config, quoted, split_setting, whole_number
+from leed_jax.config.compose import compose_config, split_setting, whole_number
 from leed_jax.config.options import nearest, one_sentence, options
 from leed_jax.config.yaml_text import read_mapping
 from leed_jax.errors import ConfigurationError
-from leed_jax.evaluation.runs import dotted
+from leed_jax.studies.settings import as_label, as_text, flat_settings, folder_name
 
 KINDS = ("compare", "tune")
 TUNING_SEED = 100
@@ -27,17 +26,6 @@ CHANGEABLE = (
     *("experiment", "seeds.first", "seeds.count", "seeds_per_run", "threshold", "reference", "budget", "sampling_seed"),
 )
 """Keys of a study file that the command line may set, besides those of the configuration."""
-
-# Texts that a setting takes without quotes.
-_PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./:-]*")
-_NOT_TEXTS = ("null", "true", "false", "inf", "nan")
-_RESERVED = {
-    "seed": "the seeds are those of the study: set seeds.first",
-    "num_seeds": "the seeds are those of the study: set seeds.count and seeds_per_run",
-    "out": "the study chooses the folders of its runs: pass out=DIR on the command line",
-    "resume": "a study resumes by itself when its command is given again",
-    "experiment": "all variants start from one experiment: set experiment at the top of the file",
-}
 
 
 @dataclasses.dataclass
@@ -179,11 +167,7 @@ def study_names() -> list[str]:
 
 
 def read_study(name: str, arguments: Sequence[str]) -> Study:
-    """Read a study file and what the command line changes.
-
-    Args:
-        name: of a study that comes with leed_jax, or a YAML file.
-        arguments: `key=value` settings.
+    """Read a study file, or a study that comes with leed_jax, and the `key=value` settings of a command line.
 
     Raises:
         ConfigurationError: one of them cannot work.
@@ -215,14 +199,11 @@ def read_study(name: str, arguments: Sequence[str]) -> Study:
 
 
 def read_study_file(name: str, changes: Mapping[str, Any]) -> tuple[str, StudyFile]:
-    """Read a study file and check it.
+    """Read a study file and check it; return what to call it in messages, and its content.
 
     Args:
         name: of a study that comes with leed_jax, or a YAML file.
         changes: values of the file's own keys to take instead, by dotted key.
-
-    Returns:
-        What to call the file in messages, and its content.
 
     Raises:
         ConfigurationError: there is no such study, or a key or a value in it cannot work.
@@ -315,6 +296,20 @@ def _checks(study: StudyFile) -> Iterator[tuple[bool, str]]:
         )
 
 
+def _check_folders(where: str, kind: str, items: Sequence[Any]) -> None:
+    """Check that every label or value has a folder of its own, also where upper and lower case are the same."""
+    owner: dict[str, Any] = {}
+    for item in items:
+        folder = folder_name(item).lower()
+        fault = "" if folder else "has no letter from A to Z and no digit for the name of its folder"
+        if folder in owner:
+            fault = f"is too much like {owner[folder]!r} for a folder of its own"
+        if fault:
+            remedy = "give it another name" if kind == "label" else "leave it out"
+            raise ConfigurationError(f"{where}: the {kind} {item!r} {fault}; {remedy}.")
+        owner[folder] = item
+
+
 def _same(key: Any, value: Any) -> bool:
     """Whether a key of points.settings is a point's value; 3 is 3.0, and a list is its text."""
     return bool(key == value) or as_label(key) == as_label(value)
@@ -368,66 +363,3 @@ def _check_overrides(source: str, file: StudyFile, overrides: Mapping[str, str])
                     f"{key} is what variant {label} of study {source} sets, so the command line cannot set it for "
                     "every run; change it in a copy of the file."
                 )
-
-
-# --- settings as text -------------------------------------------------------------------------------------------
-
-
-def flat_settings(values: Any, where: str) -> dict[str, Any]:
-    """Settings by dotted key, from nested or dotted ones.
-
-    Args:
-        values: as they stand in the file; None counts as empty.
-        where: where they stand, for messages.
-
-    Raises:
-        ConfigurationError: they are no settings, or a key that the study itself decides about is among them.
-    """
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{where} must hold keys and values, as in {{algorithm: ippo}}; it is {values!r}.")
-    found: dict[str, Any] = {}
-    for key, value in dotted(values):
-        if key in _RESERVED:
-            raise ConfigurationError(f"{where}.{key}: {_RESERVED[key]}.")
-        if key in found:
-            raise ConfigurationError(f"{where}.{key} is there twice, nested and with a dot; leave one of them out.")
-        found[key] = value
-    return found
-
-
-def as_text(value: Any) -> str:
-    """A value as one would type it on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXTS else quoted(value)
-    if isinstance(value, Sequence):
-        return "[" + ",".join(map(as_text, value)) + "]"
-    return str(value)
-
-
-def as_label(value: Any) -> str:
-    """A value as people read it, without quotes: in headings, in names of folders, and to choose points by."""
-    return value if isinstance(value, str) else as_text(value)
-
-
-def folder_name(label: Any) -> str:
-    """A label or a value as the name of a folder; -1 becomes minus-1."""
-    signed = re.sub(r"(?<![A-Za-z0-9._)])-(?=\.?\d|inf\b)", "-minus-", as_label(label))
-    return re.sub(r"[^A-Za-z0-9._]+", "-", signed).strip("-.")
-
-
-def _check_folders(where: str, kind: str, items: Sequence[Any]) -> None:
-    """Check that every label or value has a folder of its own, also where upper and lower case are the same."""
-    owner: dict[str, Any] = {}
-    for item in items:
-        folder = folder_name(item).lower()
-        fault = "" if folder else "has no letter from A to Z and no digit for the name of its folder"
-        if folder in owner:
-            fault = f"is too much like {owner[folder]!r} for a folder of its own"
-        if fault:
-            remedy = "give it another name" if kind == "label" else "leave it out"
-            raise ConfigurationError(f"{where}: the {kind} {item!r} {fault}; {remedy}.")
-        owner[folder] = item

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import operator
 import os
 import signal
 import time
@@ -23,7 +24,8 @@ from leed_jax.report.statistics import interquartile_mean
 from leed_jax.studies.comparison import check_inputs, differences
 from leed_jax.studies.pages import Work, machine_line, say, time_left
 from leed_jax.studies.search import Range, Search, read_search
-from leed_jax.studies.study import Study, as_text
+from leed_jax.studies.settings import as_text
+from leed_jax.studies.study import Study
 from leed_jax.training.program import Program, Schedule, describe_device, greedy_returns, memory_errors, prepare
 from leed_jax.training.signals import StopSignals
 from leed_jax.version import __version__
@@ -104,11 +106,8 @@ def plan_trials(study: Study) -> tuple[dict[str, Search], list[Trial]]:
 def _check_equal(study: Study, first: Trial, trial: Trial) -> None:
     """Refuse a setting that trains or is evaluated longer than another."""
     expected, config = first.configs[0], trial.configs[0]
-    for key, one, other in (
-        ("total_steps", config.total_steps, expected.total_steps),
-        ("evaluation.episodes", config.evaluation.episodes, expected.evaluation.episodes),
-        ("evaluation.seed", config.evaluation.seed, expected.evaluation.seed),
-    ):
+    for key in ("total_steps", "evaluation.episodes", "evaluation.seed"):
+        one, other = (operator.attrgetter(key)(values) for values in (config, expected))
         if one != other:
             raise ConfigurationError(
                 f"study {study.source}: {key}={one} in {trial.label}, and {other} in {first.label}; every setting gets "
@@ -130,7 +129,7 @@ def _check_equal(study: Study, first: Trial, trial: Trial) -> None:
 class Trained:
     """The result of one setting."""
 
-    returns: tuple[float | None, ...]  # greedy return per agent of each seed; None where it is not finite
+    returns: Sequence[float | None]  # greedy return per agent of each seed; None where it is not finite
     env_steps: int  # of each seed
     versions: dict[str, str]
     device: dict[str, Any]
@@ -140,12 +139,10 @@ Trainer = Callable[[Sequence[Config]], Trained]
 
 
 def train_and_score(configs: Sequence[Config]) -> Trained:
-    """Train every seed of a setting in this process, without a run directory, and evaluate its greedy policy.
+    """Train every seed of a setting in this process, without a run directory, and evaluate the greedy policies.
 
-    Ctrl-C and SIGTERM take effect at the end of a chunk.
-
-    Args:
-        configs: one for each group of seeds; those of a group are trained side by side.
+    Ctrl-C and SIGTERM take effect at the end of a chunk. There is one configuration for each group of seeds that are
+    trained side by side.
 
     Raises:
         LeedError: the configuration cannot work.
@@ -191,9 +188,6 @@ def run_tuning(study: Study, console: Console, train: Trainer = train_and_score)
 
     Returns:
         The exit status, 0.
-
-    Raises:
-        LeedError: what was asked for cannot be done.
     """
     searches, trials = plan_trials(study)
     lock = _claim(study.out)
@@ -231,19 +225,9 @@ def _try_all(
 
 def _row(trial: Trial, trained: Trained, seconds: float) -> Row:
     score = float(interquartile_mean(np.nan_to_num(np.array(trained.returns, np.float64), nan=-np.inf)))
-    return {
-        "variant": trial.variant,
-        "number": trial.number,
-        "changes": dict(trial.changes),
-        "seeds": trial.seeds,
-        "returns": list(trained.returns),
-        "score": score if np.isfinite(score) else None,
-        "env_steps": trained.env_steps,
-        "seconds": round(seconds, 3),
-        "versions": trained.versions,
-        "device": trained.device,
-        "config": to_dictionary(trial.configs[0]),
-    }
+    setting = {"variant": trial.variant, "number": trial.number, "changes": dict(trial.changes), "seeds": trial.seeds}
+    result = {**dataclasses.asdict(trained), "score": score if math.isfinite(score) else None}
+    return {**setting, **result, "seconds": round(seconds, 3), "config": to_dictionary(trial.configs[0])}
 
 
 # --- what was tried already -------------------------------------------------------------------------------------
