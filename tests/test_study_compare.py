@@ -57,7 +57,9 @@ def go_on(study, out, *arguments):
         called.append((groups, folder, chosen))
         return compare(groups, folder, **chosen)
 
-    assert run_comparison(read_study(study, [f"out={out}", *arguments]), Console(quiet=True), comparer) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "compare", comparer)
+        assert run_comparison(read_study(study, [f"out={out}", *arguments]), Console(quiet=True)) == 0
     return called
 
 
@@ -159,7 +161,7 @@ def started(folder, out):
     return python(["-m", "leed_jax.study", "long.yaml", f"out={out}"], folder)
 
 
-def test_signals_stop_a_study_and_the_same_command_goes_on(tmp_path):
+def test_signals_stop_a_study_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "work"
     folder.mkdir()
     long_study(folder)
@@ -188,9 +190,9 @@ def test_signals_stop_a_study_and_the_same_command_goes_on(tmp_path):
     assert not (fast / "summary.json").exists()
     first = (slow / "summary.json").stat().st_mtime_ns
 
-    process = started(folder, "out")
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
+    monkeypatch.chdir(folder)
+    assert run_study(["long.yaml", "out=out"]) == 0
+    output = capsys.readouterr().out
     assert "2 runs, 1 of them finished already." in output
     assert "Run 2 of 2: fast, seed 7" in output
     assert "Run 1 of 2" not in output
@@ -254,9 +256,7 @@ def test_a_summary_that_lacks_what_the_page_tells_of_is_found_before_anything_ru
     shutil.rmtree(copied / RUNS[0])
     summary = json.loads((copied / RUNS[3] / "summary.json").read_text())
     (copied / RUNS[3] / "summary.json").write_text(json.dumps({**summary, "versions": None}))
-    with pytest.raises(
-        RunDirectoryError, match=r"fast/seeds7-7/summary\.json is damaged: .*versions: None is not of type"
-    ):
+    with pytest.raises(RunDirectoryError, match=r"fast/seeds7-7/summary\.json is damaged: .*versions is None"):
         go_on(study, copied)
     assert not (copied / RUNS[0]).exists()
 

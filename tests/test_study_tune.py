@@ -260,17 +260,17 @@ def test_a_damaged_line_stops_the_study(study, lines, tmp_path):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"returns": "a text"}, "returns: 'a text' is not of type"),
-        ({"returns": ["a text", 1.0]}, "returns\\[0\\]: 'a text' is not of type"),
+        ({"returns": "a text"}, "returns is 'a text'"),
+        ({"returns": ["a text", 1.0]}, ".*'a text'"),
         ({"returns": [1.0]}, "it has 1 returns of 2 seeds"),
-        ({"score": [1.0]}, "score: \\[1.0\\] is not of type"),
+        ({"score": [1.0]}, "score is .1.0."),
         ({"score": math.nan}, "NaN is not finite"),
-        ({"env_steps": 1.5}, "env_steps: 1.5 is not of type"),
-        ({"number": True}, "number: True is not of type"),
-        ({"seconds": None}, "seconds: None is not of type"),
-        ({"versions": [1]}, "versions: \\[1\\] is not of type"),
-        ({"device": "cpu"}, "device: 'cpu' is not of type"),
-        ({"changes": None}, "changes: None is not of type"),
+        ({"env_steps": 1.5}, "env_steps is 1.5"),
+        ({"number": True}, "number is True"),
+        ({"seconds": None}, "seconds is None"),
+        ({"versions": [1]}, "versions is .1."),
+        ({"device": "cpu"}, "device is 'cpu'"),
+        ({"changes": None}, "changes is None"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_named(trials, lines, tmp_path, change, fault):
@@ -284,7 +284,7 @@ def test_whatever_a_line_lacks_is_named(trials, lines, tmp_path):
     for name in whole:
         rest = {key: value for key, value in whole.items() if key != name}
         path = with_second_line(tmp_path, lines, json.dumps(rest))
-        with pytest.raises(RunDirectoryError, match=rf"line 2 is damaged \(.*'{name}' is a required property\)"):
+        with pytest.raises(RunDirectoryError, match=rf"line 2 is damaged \(it lacks '{name}'\)"):
             tuning.read_rows(path, trials)
     path = with_second_line(tmp_path, lines, "[" * 10**5)
     with pytest.raises(RunDirectoryError, match="line 2 is damaged"):

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import yaml
 from jaxtyping import Float, Int
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,45 +21,22 @@ from leed_jax.report.directory import CONFIG, METRICS, SUMMARY
 GREEDY = "greedy_return_per_agent"
 TRAINING = "return_per_agent"
 
-Schema = Mapping[str, Any]
-
-# JSON allows numbers that no float can hold.
-NUMBER = {"type": "number", "minimum": -1e300, "maximum": 1e300}
-NUMBER_OR_NULL = {**NUMBER, "type": ["number", "null"]}
-
-
-def array(items: Schema, **more: Any) -> Schema:
-    """The JSON schema of an array."""
-    return {"type": "array", "items": items, **more}
-
-
-def record(optional: Collection[str] = (), **properties: Schema | str) -> Schema:
-    """The JSON schema of an object.
-
-    Args:
-        optional: names that may be missing.
-        **properties: the schema of each value, or its type.
-    """
-    required = [name for name in properties if name not in optional]
-    schemas = {name: {"type": value} if isinstance(value, str) else value for name, value in properties.items()}
-    return {"type": "object", "required": required, "properties": schemas}
-
-
+NUMBER = int | float
 _NUMBERS = ("env_steps", "wall_s", "compile_s", "num_agents", "evaluation_episodes")
 _OPTIONAL = ("random_return_per_agent", "instructions_return_per_agent", "preparation_s", "recording_s")
-_SUMMARY = record(
-    optional=("return_of_agents", *_OPTIONAL),
-    algorithm="string",
-    versions="object",
-    device="object",
-    seeds=array({"type": "integer"}, minItems=1, uniqueItems=True),
-    return_per_agent=array(NUMBER_OR_NULL),
-    return_of_agents=array(array(NUMBER_OR_NULL)),
+_SUMMARY = {
+    "algorithm": str,
+    "versions": dict,
+    "device": dict,
+    "seeds": list,
+    "return_per_agent": list,
+    "return_of_agents": list | None,
     **dict.fromkeys(_NUMBERS, NUMBER),
-    **dict.fromkeys(_OPTIONAL, NUMBER_OR_NULL),
-)
-_RETURNS = {GREEDY: NUMBER_OR_NULL, TRAINING: NUMBER_OR_NULL}
-_ROW = record(optional=tuple(_RETURNS), seed="integer", env_steps=NUMBER, wall_s=NUMBER, **_RETURNS)
+    **dict.fromkeys(_OPTIONAL, NUMBER | None),
+}
+_ROW = {"seed": int, "env_steps": NUMBER, "wall_s": NUMBER, GREEDY: NUMBER | None, TRAINING: NUMBER | None}
+DAMAGE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What reading a damaged file may raise."""
 
 # Settings that do not change what a run learns, besides the sections that its algorithm does not read.
 _NOT_LEARNED = ("evaluation", "seed", "num_seeds", "experiment", "settings_of", "out", "resume", "checkpoint_every")
@@ -109,10 +84,10 @@ def read_run(path: Path) -> Run:
     summary, settings = read_summary(path), _read_settings(path)
     rows = _read_rows(path, summary)
     seeds, order = tuple(sorted(summary["seeds"])), np.argsort(summary["seeds"])
-    agents = summary.get("return_of_agents")
+    agents = summary["return_of_agents"]
 
     def column(name: str) -> Float[np.ndarray, "C S"]:
-        return np.array([row.get(name) for row in rows], np.float64).reshape(-1, len(seeds))
+        return np.array([row[name] for row in rows], np.float64).reshape(-1, len(seeds))
 
     return Run(
         path=path,
@@ -128,48 +103,47 @@ def read_run(path: Path) -> Run:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The summary of a finished run.
+    """The summary of a finished run; what older versions did not record is None.
 
     Raises:
         RunDirectoryError: it is damaged, or lacks something that a comparison needs.
     """
     file = path / SUMMARY
     try:
-        summary: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"), _SUMMARY)
-        seeds = len(summary["seeds"])
+        summary = parse_record(file.read_bytes(), _SUMMARY, optional=("return_of_agents", *_OPTIONAL))
+        seeds = summary["seeds"]
+        if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(f"seeds are {seeds}")
         for name in ("return_per_agent", "return_of_agents"):
-            if len(summary.get(name, summary["seeds"])) != seeds:
-                raise ValueError(f"{name} has {len(summary[name])} entries for {seeds} seeds")
-    except (OSError, ValueError) as error:
+            if summary[name] is not None and len(_diverged_lowest(summary[name])) != len(seeds):
+                raise ValueError(f"{name} has {len(summary[name])} entries for {len(seeds)} seeds")
+    except DAMAGE as error:
         raise _damaged(file, error) from None
     return summary
 
 
-def parse_json(text: str | bytes, schema: Schema) -> Any:
-    """A JSON text that keeps to a schema.
+def parse_record(text: bytes, kinds: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON object whose values have the given types.
+
+    Args:
+        text: the object.
+        kinds: the type of each value.
+        optional: names that may be missing; their values are None then.
 
     Raises:
-        ValueError: it does not; the message says where.
+        KeyError: a value is missing.
+        TypeError: one has another type.
+        ValueError: the text is not JSON.
     """
-    try:
-        value = json.loads(text, parse_constant=_not_finite)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON, {error}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    fault = best_match(_validator(json.dumps(schema)).iter_errors(value))
-    if fault is not None:
-        raise ValueError(": ".join(filter(None, (fault.json_path.lstrip("$."), fault.message[:200]))))
-    return value
+    values = {**dict.fromkeys(optional), **json.loads(text, parse_constant=_not_finite)}
+    for name, kind in kinds.items():
+        if isinstance(values[name], bool) or not isinstance(values[name], kind):
+            raise TypeError(f"{name} is {values[name]!r:.100}")
+    return values
 
 
 def _not_finite(name: str) -> float:
     raise ValueError(f"{name} is not finite")
-
-
-@functools.cache
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -187,7 +161,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
             # A key that was optional once may be null.
             if key in known and value is not None:
                 OmegaConf.update(typed, key, value)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (*DAMAGE, yaml.YAMLError, OmegaConfBaseException) as error:
         raise _damaged(path / CONFIG, error) from None
     return settings
 
@@ -196,21 +170,27 @@ def _read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The metrics, ordered by environment steps and seed; one row for each chunk and seed."""
     file = path / METRICS
     try:
-        rows = [parse_json(line, _ROW) for line in file.read_bytes().splitlines()]
+        rows = [parse_record(line, _ROW, (GREEDY, TRAINING)) for line in file.read_bytes().splitlines()]
         rows.sort(key=lambda row: (row["env_steps"], row["seed"]))
         steps, seeds = sorted({row["env_steps"] for row in rows}), sorted(summary["seeds"])
         if not rows or [(row["env_steps"], row["seed"]) for row in rows] != [(t, s) for t in steps for s in seeds]:
             raise ValueError(f"it does not hold every chunk of the seeds {', '.join(map(str, seeds))} once")
         if steps[-1] != summary["env_steps"]:
             raise ValueError(f"it ends at {steps[-1]:,} environment steps, and the run at {summary['env_steps']:,}")
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         raise _damaged(file, error) from None
     return rows
 
 
 def _damaged(file: Path, error: Exception) -> RunDirectoryError:
-    fault = error.strerror if isinstance(error, OSError) else one_sentence(error).rstrip(".")
-    return RunDirectoryError(f"{file} is damaged: {fault}. Restore the file, or leave the run out.")
+    return RunDirectoryError(f"{file} is damaged: {fault_of(error)}. Restore the file, or leave the run out.")
+
+
+def fault_of(error: Exception) -> str:
+    """What is wrong with a damaged file, in words."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"it lacks {error}" if isinstance(error, KeyError) else one_sentence(error).rstrip(".")
 
 
 def _diverged_lowest(values: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from leed_jax.config import IMITATING, Config, to_dictionary
 from leed_jax.config.environments import complete, make_environment
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
-from leed_jax.evaluation import Comparison, compare, table
+from leed_jax.evaluation import compare, table
 from leed_jax.evaluation.runs import differing_settings, flat, read_summary
 from leed_jax.report.directory import CONFIG, SUMMARY, check_place, read_config
 from leed_jax.studies.pages import Work, say, time_left, write_page
@@ -151,13 +151,8 @@ def _check_recorded(run: PlannedRun) -> None:
 # --- running ----------------------------------------------------------------------------------------------------
 
 
-def run_comparison(study: Study, console: Console, comparer: Callable[..., Comparison] = compare) -> int:
+def run_comparison(study: Study, console: Console) -> int:
     """Train what has not been trained, compare all of it, and write it down.
-
-    Args:
-        study: a study of kind=compare.
-        console: where progress and tables are printed.
-        comparer: `leed_jax.evaluation.compare`, or a function to be called in its place.
 
     Returns:
         The exit status: 0, or 130 or 143 if a signal stopped a run.
@@ -170,7 +165,7 @@ def run_comparison(study: Study, console: Console, comparer: Callable[..., Compa
     if stopped_by is not None:
         say(console, f"The study resumes when the same command is given again:\n  {study.command}")
         return 128 + stopped_by
-    _report(study, planned, console, comparer)
+    _report(study, planned, console)
     return 0
 
 
@@ -202,7 +197,7 @@ def _train(run: PlannedRun, console: Console) -> Outcome:
         raise type(error)(f"{run.label}: {error}") from None
 
 
-def _report(study: Study, planned: Sequence[PlannedRun], console: Console, comparer: Callable[..., Comparison]) -> None:
+def _report(study: Study, planned: Sequence[PlannedRun], console: Console) -> None:
     """Compare the variants at each point, and write the page of results."""
     found = []
     for point in study.points:
@@ -212,7 +207,7 @@ def _report(study: Study, planned: Sequence[PlannedRun], console: Console, compa
         }
         title = f"{study.file.title}, {point.name}" if point.name else study.file.title
         chosen: dict[str, Any] = {"threshold": study.file.threshold, "reference": study.file.reference}
-        found.append((point, comparer(paths, study.out / point.name, title=title, **chosen)))
+        found.append((point, compare(paths, study.out / point.name, title=title, **chosen)))
         say(console, f"\n{table(found[-1][1])}")
     page = write_page(study, found, [read_summary(run.path) for run in planned])
     say(console, f"Results: {page}")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from leed_jax.config import Config, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
-from leed_jax.evaluation.runs import NUMBER, NUMBER_OR_NULL, array, parse_json, record
+from leed_jax.evaluation.runs import DAMAGE, NUMBER, fault_of, parse_record
 from leed_jax.evaluation.tables import cell, grid
 from leed_jax.files import append_line, lock_folder, write_whole, writing
 from leed_jax.report.statistics import interquartile_mean
@@ -36,19 +36,19 @@ TRIED, RECORD, PAGE = "tried.jsonl", "tuning.json", "tuning.md"
 _UNEQUAL = 0.02
 
 Row = Mapping[str, Any]
-_ROW = record(
-    variant="string",
-    number="integer",
-    changes="object",
-    seeds="array",
-    returns=array(NUMBER_OR_NULL),
-    score=NUMBER_OR_NULL,
-    env_steps="integer",
-    seconds=NUMBER,
-    versions="object",
-    device="object",
-    config="object",
-)
+_ROW = {
+    "variant": str,
+    "number": int,
+    "changes": dict,
+    "seeds": list,
+    "returns": list,
+    "score": NUMBER | None,
+    "env_steps": int,
+    "seconds": NUMBER,
+    "versions": dict,
+    "device": dict,
+    "config": dict,
+}
 
 
 # --- what is tried ----------------------------------------------------------------------------------------------
@@ -254,16 +254,16 @@ def read_rows(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
         if torn:
             write_whole(path, whole + b"\n" if whole else b"")
     known = {(trial.variant, trial.number): trial for trial in trials}
-    rows = {}
+    rows: dict[tuple[str, int], Row] = {}
     for number, line in enumerate(whole.splitlines()):
         try:
-            row = parse_json(line, _ROW)
+            row = parse_record(line, _ROW)
             recorded = from_dictionary(row["config"])
-            if len(row["returns"]) != len(row["seeds"]):
+            if np.array(row["returns"], np.float64).shape != (len(row["seeds"]),):
                 raise ValueError(f"it has {len(row['returns'])} returns of {len(row['seeds'])} seeds")
-        except ValueError as error:
+        except DAMAGE as error:
             raise RunDirectoryError(
-                f"{path}, line {number + 1} is damaged ({error}). Restore it, or remove the line."
+                f"{path}, line {number + 1} is damaged ({fault_of(error)}). Restore it, or remove the line."
             ) from None
         if trial := known.get((row["variant"], row["number"])):
             _check_same(path, trial, recorded, row["seeds"])
