@@ -168,6 +168,6 @@ def test_the_returns_of_many_agents_are_summarised():
 def test_returns_in_an_animation_are_those_of_the_episode(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(animation, "draw_frames", lambda environment, episodes: (found.extend(episodes), b"")[1])
-    draw_episodes(tmp_path / "a.gif", DrawnWalk(), random_chooser(DrawnWalk()), jax.random.key(0))
+    draw_episodes(tmp_path / "a.gif", DrawnWalk(), random_actor(DrawnWalk()), jax.random.key(0))
     for before, after in itertools.pairwise(found[0]):
         np.testing.assert_allclose(after.returns - before.returns, -np.abs(after.state.position), rtol=1e-5)

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leed_jax.config import Config, idle_sections
+from leed_jax.config import Config, unread_sections
 from leed_jax.config.options import one_sentence
 from leed_jax.errors import ConfigurationError, RunDirectoryError
-from leed_jax.report.directory import CONFIG, METRICS, SUMMARY
+from leed_jax.report.directory import CONFIG, SUMMARY
+from leed_jax.report.metrics import METRICS
 
 GREEDY = "greedy_return_per_agent"
 TRAINING = "return_per_agent"
@@ -168,9 +169,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The metrics, ordered by environment steps and seed; one row for each chunk and seed."""
-    file = path / METRICS
+    file, rows, number = path / METRICS, [], 0
     try:
-        rows = [parse_record(line, _ROW, (GREEDY, TRAINING)) for line in file.read_bytes().splitlines()]
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):  # noqa: B007 - named in the error
+            rows.append(parse_record(line, _ROW, (GREEDY, TRAINING)))
+    except DAMAGE as error:
+        raise _damaged(file, error, f"line {number}: " if number else "") from None
+    try:
         rows.sort(key=lambda row: (row["env_steps"], row["seed"]))
         steps, seeds = sorted({row["env_steps"] for row in rows}), sorted(summary["seeds"])
         if not rows or [(row["env_steps"], row["seed"]) for row in rows] != [(t, s) for t in steps for s in seeds]:
@@ -182,8 +187,8 @@ def _read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _damaged(file: Path, error: Exception) -> RunDirectoryError:
-    return RunDirectoryError(f"{file} is damaged: {fault_of(error)}. Restore the file, or leave the run out.")
+def _damaged(file: Path, error: Exception, where: str = "") -> RunDirectoryError:
+    return RunDirectoryError(f"{file} is damaged: {where}{fault_of(error)}. Restore the file, or leave the run out.")
 
 
 def fault_of(error: Exception) -> str:
@@ -235,7 +240,7 @@ def differing_settings(
         | {key: settings.get(key, default) for key, default in _defaults().items()}
         for settings in (one, other)
     ]
-    idle = {section for s in both for section in idle_sections(s["algorithm"], s[_REFRESH] or 0)} | set(ignored)
+    idle = {section for s in both for section in unread_sections(s["algorithm"], s[_REFRESH] or 0)} | set(ignored)
     read = [key for key in both[0] | both[1] if key == _REFRESH or key.partition(".")[0] not in idle]
     pairs = {key: (both[0].get(key), both[1].get(key)) for key in read}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

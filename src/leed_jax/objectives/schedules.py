@@ -18,9 +18,7 @@ SCHEDULES: dict[str, Callable[[Scalar], Scalar]] = {
 }
 
 
-def linear_schedule(
-    update: Array, start: Scalar | float, end: Scalar | float, updates: Scalar | float
-) -> Scalar:
+def linear_schedule(update: Array, start: Scalar | float, end: Scalar | float, updates: Scalar | float) -> Scalar:
     """Interpolate linearly from `start` to `end` over `updates` updates, then stay at `end`.
 
         x(u) = x_0 + (x_1 - x_0) min(u / U, 1)
