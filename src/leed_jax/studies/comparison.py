@@ -19,7 +19,7 @@ from leed_jax.report.directory import CONFIG, SUMMARY, check_place, read_config
 from leed_jax.studies.pages import Work, say, time_left, write_page
 from leed_jax.studies.settings import as_text, flat_settings, folder_name
 from leed_jax.studies.study import Study
-from leed_jax.training.runner import resume_run, start_run
+from leed_jax.training.runner import RunResult, resume_run, start_run
 
 _NAMES = ("out", "resume", "experiment", "settings_of")
 
