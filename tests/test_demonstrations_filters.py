@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leed_jax.demonstrations import best_episodes, best_plans
-from leed_jax.demonstrations.filters import kept_episodes
+from leed_jax.demonstrations.sets import kept_episodes
 
 SHARES = [0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0]
 

@@ -19,10 +19,9 @@ from leed_jax.errors import (
     EnvironmentContractError,
     UnknownCommandError,
 )
-from leed_jax.generation import Generation, Outcome, generate
+from leed_jax.generation import Generation, GenerationResult, generate
 from leed_jax.generation.candidates import CUT_OFF, Candidate, best_first, distinct_behaviours, distinct_plans
-from leed_jax.generation.control import best_of, random_plan_scores
-from leed_jax.generation.scoring import Result, Scorer
+from leed_jax.generation.scoring import PlanResult, Scorer, best_of, random_plan_scores
 from leed_jax.llm import Reply
 
 LLM = LLMConfig(model="m", concurrency=1)
@@ -36,12 +35,12 @@ def generation(*script: Any, environment: Any = None, more: dict[str, Any] | Non
     return Generation(environment or Line(), model, LLM, wanted, 0, **(more or {})), model
 
 
-def run(*script: Any, **options: Any) -> tuple[Outcome, Scripted]:
+def run(*script: Any, **options: Any) -> tuple[GenerationResult, Scripted]:
     made, model = generation(*script, **options)
     return asyncio.run(generate(made)), model
 
 
-def scores(outcome: Outcome) -> list[float | None]:
+def scores(outcome: GenerationResult) -> list[float | None]:
     return [candidate.score for candidate in outcome.candidates]
 
 
@@ -61,8 +60,8 @@ def test_only_so_many_are_kept_and_none_that_behave_alike() -> None:
 
 
 def test_an_equal_mean_of_other_returns_is_another_behaviour() -> None:
-    def result(*returns: float) -> Result:
-        return Result(np.array(returns, np.float32)[:, None], {}, ())
+    def result(*returns: float) -> PlanResult:
+        return PlanResult(np.array(returns, np.float32)[:, None], {}, ())
 
     made = [
         Candidate(0, i, None, (), 1.0, result=r)
@@ -289,7 +288,7 @@ def test_a_return_that_is_no_number_is_the_environments_fault() -> None:
 
 
 def test_a_return_of_zero_is_a_return() -> None:
-    results = [None if s is None else Result(np.full((1, 1), s, np.float32), {}, ()) for s in (-5.0, None, 0.0)]
+    results = [None if s is None else PlanResult(np.full((1, 1), s, np.float32), {}, ()) for s in (-5.0, None, 0.0)]
     made = [Candidate(0, i, None, (), 1.0, triples=((str(i),) * 3,), result=r) for i, r in enumerate(results)]
     assert [c.index for c in best_first(made)] == [2, 0]
     assert [c.index for c in distinct_plans(made)] == [2, 0]

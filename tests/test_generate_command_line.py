@@ -20,11 +20,10 @@ from leed_jax.config import Config
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import RunDirectoryError
 from leed_jax.files import lock_folder
-from leed_jax.generation.control import Control
-from leed_jax.generation.loop import Outcome, Round
-from leed_jax.generation.progress import GenerationProgress
+from leed_jax.generation.display import GenerationProgress, print_table
+from leed_jax.generation.loop import GenerationResult, Round
 from leed_jax.generation.record import output_folder
-from leed_jax.generation.table import print_table
+from leed_jax.generation.scoring import Control
 from leed_jax.llm import Limits, Meter, Reply, Spending, Usage
 
 SECRET = "sk-very-secret-0123456789"  # noqa: S105 - a made-up one
@@ -373,7 +372,7 @@ def test_the_table_fits_into_80_columns() -> None:
     control = Control(8, -1234.56, 1.0, 1.0, 1.0)
     row = Round(99, 128, 128, 128, 128, 1.0, -1234.56, -1234.56, -1234.56, control, 600_000, 345_678, 1.0)
     console = Console(file=(out := io.StringIO()), width=80)
-    print_table(console, Outcome("relational", None, ("a", "b"), (row,), (), (), 0.0, "x"))
+    print_table(console, GenerationResult("relational", None, ("a", "b"), (row,), (), (), 0.0, "x"))
     assert "control  tokens" in out.getvalue()
     assert out.getvalue().count("-1234.56") == 4
     assert "946k" in out.getvalue()

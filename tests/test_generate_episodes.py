@@ -16,7 +16,7 @@ from leed_jax.config import LLMConfig
 from leed_jax.demonstrations import initial_state_keys
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import BudgetError, ConfigurationError
-from leed_jax.generation import Generation, Outcome, generate
+from leed_jax.generation import Generation, GenerationResult, generate
 from leed_jax.instructions import PrimitiveInstructions
 from leed_jax.llm import ChatRequest
 
@@ -52,7 +52,7 @@ def answer(*marks: int) -> Any:
     return write
 
 
-def run(*script: Any, settings: Any = SETTINGS, **more: Any) -> tuple[Outcome, Scripted]:
+def run(*script: Any, settings: Any = SETTINGS, **more: Any) -> tuple[GenerationResult, Scripted]:
     model = Scripted(script)
     made = Generation(LINE, model, LLMConfig(model="m", concurrency=1), settings, 0, **more)
     return asyncio.run(generate(made)), model
@@ -119,7 +119,7 @@ def test_a_state_without_a_plan_counts_as_random_actions() -> None:
     assert (row.candidates, row.executable) == (10, 6)
     assert row.validity == pytest.approx(0.6)
     # Two of five states have none.
-    random = [b.score for b in Generation(LINE, Scripted([""]), LLMConfig(), SETTINGS, 0)._kind.baselines]
+    random = [b.score for b in Generation(LINE, Scripted([""]), LLMConfig(), SETTINGS, 0).kind.baselines]
     expected = [earned(start, 4) if i in (0, 2, 4) else random[i] for i, start in enumerate(STARTS)]
     assert row.best_so_far == pytest.approx(np.mean(expected))
     missing = [c.problems for c in outcome.candidates if c.episode == 1]
@@ -167,7 +167,7 @@ def test_known_plans_belong_to_their_states() -> None:
 
 @pytest.mark.parametrize("environment", [Line(), PrimitiveInstructions(Line())])
 def test_an_environment_that_cannot_describe_a_state_is_told(environment: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"Line cannot tell.*describe_state\(state\) -> str"):
+    with pytest.raises(ConfigurationError, match=r"Line cannot describe.*describe_state\(state\) -> str"):
         Generation(environment, Scripted([""]), LLMConfig(), SETTINGS, 0)
 
 

@@ -21,8 +21,17 @@ from leed_jax.config import LLMConfig
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
 from leed_jax.generation import Generation, generate
-from leed_jax.generation.prompt import episodes_schema, head_messages, reply_schema, request_message
-from leed_jax.generation.template import NEWEST, SECTIONS, Template, load_template, packaged_names
+from leed_jax.generation.prompts import (
+    NEWEST,
+    SECTIONS,
+    Template,
+    episodes_schema,
+    head_messages,
+    load_template,
+    packaged_names,
+    reply_schema,
+    request_message,
+)
 from leed_jax.instructions import PrimitiveInstructions, parse_reply, validate, written
 
 TEMPLATES = {

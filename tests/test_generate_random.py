@@ -18,9 +18,9 @@ from leed_jax.config import Config
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.generation.connect import make_model, model_name
-from leed_jax.generation.progress import GenerationProgress
-from leed_jax.generation.prompt import episodes_schema, reply_schema
-from leed_jax.generation.random_model import RandomModel
+from leed_jax.generation.display import GenerationProgress
+from leed_jax.generation.models import RandomModel
+from leed_jax.generation.prompts import episodes_schema, reply_schema
 from leed_jax.instructions import parse_episodes, parse_reply, validate
 from leed_jax.llm import ChatModel, ChatRequest, Message, Usage
 
@@ -144,7 +144,7 @@ def test_a_set_of_random_plans_is_recorded_like_any_other(tmp_path: Path, capsys
     capsys.readouterr()
     status, told, errors = run(capsys, "verify", LINE, out)
     assert (status, errors) == (0, "")
-    assert "Replies that say what the transcript reads in them: 15." in told
+    assert "Replies that give the recorded plans: 15." in told
 
 
 def test_an_interrupted_generation_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

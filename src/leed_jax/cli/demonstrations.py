@@ -9,11 +9,9 @@ from typing import Any
 from leed_jax.cli.common import exit_on_error
 from leed_jax.cli.replay import draw_plan
 from leed_jax.cli.show import as_json, list_sets, read_contents, show_set
+from leed_jax.demonstrations import DemonstrationSet, find_set, load_verified, read_manifest
 from leed_jax.demonstrations.export import ABOUT, as_arrays, as_npz
-from leed_jax.demonstrations.format import read_manifest
-from leed_jax.demonstrations.loading import find_set, load_verified
-from leed_jax.demonstrations.origin import environment_of
-from leed_jax.demonstrations.sets import DemonstrationSet
+from leed_jax.demonstrations.loading import environment_of
 from leed_jax.environments import Environment
 from leed_jax.errors import DemonstrationError
 from leed_jax.files import write_whole
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; that of the process if None.
 
     Returns:
-        The exit status: 0, 2 after an error, 141 if nobody reads on.
+        The exit status: 0, 2 after an error, 141 if the output was closed.
     """
     parsed = _parser().parse_args(arguments)
     return exit_on_error(lambda: parsed.run(parsed))
@@ -58,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     show = _command(commands, "show", _show, "what a set was made for and from, its rounds, plans and scores")
     _add_set(show)
     show.add_argument("--json", action="store_true", help="print the manifest and the same figures as JSON")
-    verify = _command(commands, "verify", _verify, "check everything: read, count and execute again")
+    verify = _command(commands, "verify", _verify, "check the files, parse the replies and execute the plans again")
     verify.add_argument("sets", nargs="+", metavar="SET", help="a folder, or the name of a set")
-    verify.add_argument("--quick", action="store_true", help="try only some of the control's random plans: seconds")
+    verify.add_argument("--quick", action="store_true", help="play only some of the control's random plans: seconds")
     _add_environment(verify)
     replay = _command(commands, "replay", _replay, "draw an executed plan as an animated GIF")
     _add_set(replay)
@@ -80,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str, more: str = ""
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str, more: str = ""
 ) -> argparse.ArgumentParser:
     examples = "\n".join(line for line in EXAMPLES.splitlines() if f"demonstrations {name} " in line)
     parser = commands.add_parser(
@@ -102,8 +100,8 @@ def _add_environment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--environment",
         metavar="package.module:Class",
-        help="the class that the set was made for, if it does not come with leed_jax: a manifest, which may come from "
-        "anywhere, does not choose what is imported",
+        help="the class that the set was made for, if it does not come with leed_jax; it is not imported just because "
+        "a manifest names it",
     )
 
 
@@ -147,21 +145,19 @@ def _share(text: str) -> float:
 # --- the commands -----------------------------------------------------------------------------------------------
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def _list(arguments: argparse.Namespace) -> None:
     _print(list_sets(None if arguments.folder is None else Path(arguments.folder)))
-    return 0
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _show(arguments: argparse.Namespace) -> None:
     contents = read_contents(find_set(arguments.set, "SET"))
     if arguments.json:
         print(json.dumps(as_json(contents), indent=2))
     else:
         _print(show_set(contents))
-    return 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         folder = find_set(name, "SET")
         print(printable(str(folder), 300), flush=True)
@@ -169,18 +165,16 @@ def _verify(arguments: argparse.Namespace) -> int:
         environment = environment_of(folder, manifest, arguments.environment)
         for fact in verify_set(folder, manifest, environment, arguments.quick):
             print(f"  {fact}", flush=True)
-    return 0
 
 
-def _replay(arguments: argparse.Namespace) -> int:
+def _replay(arguments: argparse.Namespace) -> None:
     out = _free(arguments, ".gif")
     loaded, environment = _load(arguments)
     _write(out, draw_plan(loaded, environment, arguments.plan, arguments.seed, arguments.episodes))
     print(f"Plan {arguments.plan}, episodes: {arguments.episodes}, in {printable(str(out), 300)}")
-    return 0
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> None:
     out = _free(arguments, ".npz")
     loaded, _ = _load(arguments)
     names = ("episodes", "noise", "noise_from", "seed", "plans", "quantile", "per_agent", "number")
@@ -191,7 +185,6 @@ def _export(arguments: argparse.Namespace) -> int:
     _write(out, as_npz(arrays))
     count, steps = len(arrays["episode_lengths"]), int(arrays["episode_lengths"].sum())
     print(f"{count:,} episodes, {steps:,} steps in {printable(str(out), 300)}")
-    return 0
 
 
 def _load(arguments: argparse.Namespace) -> tuple[DemonstrationSet, Environment]:
@@ -207,7 +200,7 @@ def _print(lines: Any) -> None:
 
 
 def _free(arguments: argparse.Namespace, suffix: str) -> Path:
-    """The file to write, before anything is computed for it."""
+    """The file to write, checked before anything is computed."""
     out = Path(arguments.out)
     shown = f"--out {printable(str(out), 300)}"
     if out.suffix != suffix:

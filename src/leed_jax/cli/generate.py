@@ -15,21 +15,10 @@ from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.demonstrations import instructed
 from leed_jax.errors import DemonstrationError
-from leed_jax.generation.connect import connect, make_model, model_name
-from leed_jax.generation.loop import Generation, Outcome, generate
-from leed_jax.generation.progress import GenerationProgress
-from leed_jax.generation.record import (
-    JOURNAL,
-    PLOT,
-    claimed,
-    meter_for,
-    output_folder,
-    recorded_settings,
-    remove_journal,
-    spending,
-    write_set,
-)
-from leed_jax.generation.table import draw_rounds, print_table, summary_lines
+from leed_jax.generation.connect import JOURNAL, connect, make_model, meter_for, model_name, remove_journal
+from leed_jax.generation.display import GenerationProgress, draw_rounds, print_table, summary_lines
+from leed_jax.generation.loop import Generation, GenerationResult, generate
+from leed_jax.generation.record import PLOT, effective_settings, locked_folder, output_folder, spending, write_set
 from leed_jax.instructions import InstructedEnvironment
 from leed_jax.llm import Spending
 
@@ -37,7 +26,7 @@ ABOUT = """
 python -m leed_jax.generate experiment=NAME llm=PROVIDER [key=value ...]
 
 Asks a language model for instructions, round by round, executes them, and records the best as a demonstration set.
-Without llm=PROVIDER the recorded replies of demonstrations.path are gone through again, with no network.
+Without llm=PROVIDER the recorded replies of demonstrations.path are used again, with no network.
 
   python -m leed_jax.generate experiment=mpe_spread
   python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf
@@ -45,11 +34,18 @@ Without llm=PROVIDER the recorded replies of demonstrations.path are gone throug
   python -m leed_jax.generate experiment=mpe_spread llm=anthropic llm.model=NAME llm.max_total_tokens=100000
   python -m leed_jax.generate experiment=mpe_spread llm=local llm.path=MODEL.gguf generate.kind=episodes
   python -m leed_jax.generate experiment=mpe_spread llm=random       # random valid plans: the control
-  python -m leed_jax.generate experiment=mpe_spread llm=written llm.path=plan.json generate.rounds=1 \
-      generate.candidates=1                                          # a plan of your own
+  python -m leed_jax.generate experiment=mpe_spread llm=written llm.path=plan.json       # a plan of your own
 
-A generation that was stopped goes on where it was when the same command is given again: no answered request is
-repeated, and what was spent stays counted.
+A written plan is a JSON file with a list of [command, parameter, agent] for at least one instruction per agent:
+
+  {"instructions": [["MoveTo", "nearest_landmark", "agent_0"], ["Hold", "until_end", "agent_1"], ...]}
+
+"all_agents" stands for every agent. With generate.kind=episodes there is a plan for each initial state:
+
+  {"episodes": [{"episode": "e0", "instructions": [...]}, {"episode": "e1", "instructions": [...]}, ...]}
+
+A generation that was stopped continues when the same command is given again: no answered request is repeated, and
+what was spent stays counted.
 """
 # Keys that only training uses.
 HIDDEN = (
@@ -65,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: `key=value` settings; those of the command line if None.
 
     Returns:
-        The exit status: 0, or 2 if something in what was asked for is wrong or no plan could be executed.
+        The exit status: 0, or 2 if a setting is wrong or no plan could be executed.
     """
     return exit_on_error(lambda: _main(sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -73,62 +69,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if answer_flags(arguments, ABOUT, RunConfig):
         return 0
-    config, states_seed = compose_config(arguments), None
-    if config.llm.provider == "replay":
-        config, states_seed = recorded_settings(config)
+    config, states_seed = effective_settings(compose_config(arguments))
     make_model(config)
     plain = make_environment(config.env)
     check_contract(config.env["name"], plain)
     environment = instructed(plain)
     console = Console()
-    wanted = output_folder(config)
-    with claimed(wanted) as folder:
+    out = output_folder(config)
+    with locked_folder(out) as folder:
         started = time.monotonic()
         try:
-            outcome, counted = asyncio.run(_generate(config, environment, folder, states_seed, console))
+            result, counted = asyncio.run(_generate(config, environment, folder, states_seed, console))
         finally:
-            _forget_empty_journal(folder)
-        spent = spending(outcome, counted)
-        print_table(console, outcome)
-        for line in summary_lines(config, environment, outcome, spent, time.monotonic() - started):
+            if not (folder / JOURNAL).exists():
+                remove_journal(folder)
+        if config.llm.provider == "written":
+            _check_written(config, result, folder, console)
+        spent = spending(result, counted)
+        print_table(console, result)
+        for line in summary_lines(config, environment, result, spent, time.monotonic() - started):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if wanted is not None:
-            write_set(folder, config, environment, outcome, spent)
-            draw_rounds(folder / PLOT, outcome, model_name(config))
-            # The transcript holds every reply by now; the journal's work is done.
+        if out is not None:
+            write_set(folder, config, environment, result, spent)
+            draw_rounds(folder / PLOT, result, model_name(config))
+            # By now the transcript holds every reply.
             remove_journal(folder)
             console.print(f"Recorded in {folder}.", soft_wrap=True)
-    _raise_if_nothing(config, outcome, wanted)
+    _check_kept(config, result, out)
     return 0
 
 
-def _forget_empty_journal(folder: Path) -> None:
-    if not (folder / JOURNAL).exists():
-        remove_journal(folder)
+def _problems(result: GenerationResult) -> list[str]:
+    return [a.error for a in result.attempts if a.error] + [p for c in result.candidates for p in c.problems]
 
 
-def _raise_if_nothing(config: Config, outcome: Outcome, folder: Path | None) -> None:
-    if outcome.kept:
+def _check_written(config: Config, result: GenerationResult, folder: Path, console: Console) -> None:
+    """Show what is wrong with a written plan, and if nothing is left of it, leave the folder free for another try."""
+    problems = _problems(result)
+    if result.kept:
+        for problem in problems:
+            console.print(f"Left out: {problem}", soft_wrap=True, highlight=False, markup=False)
         return
-    told = [a.error for a in outcome.attempts if a.error] + [p for c in outcome.candidates for p in c.problems]
+    remove_journal(folder)
+    raise DemonstrationError(
+        f"llm.path={config.llm.path} holds no executable plan: {' '.join(problems[:5])} Correct the file and give the "
+        "same command again; --help shows the format."
+    )
+
+
+def _check_kept(config: Config, result: GenerationResult, folder: Path | None) -> None:
+    if result.kept:
+        return
+    problems = _problems(result)
     where = "" if folder is None else f" The attempt is recorded in {folder}, without a plan."
     raise DemonstrationError(
-        f"None of the {len(outcome.attempts)} replies of {model_name(config)} could be executed (the first problem: "
-        f"{told[0] if told else 'there was none'}){where} Try a larger model, more rounds, or a lower llm.temperature."
+        f"None of the {len(result.attempts)} replies of {model_name(config)} could be executed (the first problem: "
+        f"{problems[0] if problems else 'there was none'}){where} Try a larger model, more rounds, or a lower "
+        "llm.temperature."
     )
 
 
 async def _generate(
     config: Config, environment: InstructedEnvironment, folder: Path, states_seed: int | None, console: Console
-) -> tuple[Outcome, Spending | None]:
+) -> tuple[GenerationResult, Spending | None]:
+    """The result and what was paid; None for recorded replies, which are counted with their cost when recorded."""
     meter = meter_for(config, folder / JOURNAL)
+    replayed = config.llm.provider == "replay"
     with GenerationProgress(console, config, meter) as progress:
         progress.note(
             f"Asking {model_name(config)} for {config.generate.rounds} rounds of {config.generate.candidates} "
             f"candidates, by {config.llm.provider}."
         )
-        remember = config.llm.provider != "replay"
-        async with connect(config, folder / JOURNAL, meter, remember_failures=remember) as model:
+        async with connect(config, folder / JOURNAL, meter, remember_failures=not replayed) as model:
             generation = Generation(
                 environment,
                 model,
@@ -139,9 +151,9 @@ async def _generate(
                 on_reply=lambda outcome: progress.reply(outcome, model.reused),
                 on_note=progress.note,
             )
-            outcome = await generate(generation, progress.round)
-        if config.llm.provider != "replay":
-            told = f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt."
-            progress.note(told)
-    # Recorded replies are told with what they took when they were recorded.
-    return outcome, None if config.llm.provider == "replay" else meter.spent
+            result = await generate(generation, progress.round)
+        if not replayed:
+            progress.note(
+                f"{model.sent} requests sent, {model.reused} answered from the journal of an earlier attempt."
+            )
+    return result, None if replayed else meter.spent

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from leed_jax.demonstrations.execution import demonstration_key
-from leed_jax.demonstrations.sets import DemonstrationSet
+from leed_jax.demonstrations import DemonstrationSet, demonstration_key
 from leed_jax.environments import Drawable, Environment
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import Trajectory, observe_execution

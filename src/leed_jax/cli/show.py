@@ -1,38 +1,47 @@
-"""What is in a set, as text for people and as JSON for programs. All words of a manifest are shown escaped."""
+"""The content of sets, as text and as JSON. Every word of a manifest is escaped, as it may come from anywhere."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from leed_jax.demonstrations.format import ARRAYS, MANIFEST, TRANSCRIPT, is_number, read_manifest
-from leed_jax.demonstrations.loading import packaged_folder, parse_arrays, read_files, recorded_sets
-from leed_jax.demonstrations.transcript import check_transcript
+from leed_jax.demonstrations.format import (
+    ARRAYS,
+    MANIFEST,
+    TRANSCRIPT,
+    check_transcript,
+    is_number,
+    read_listed,
+    read_manifest,
+)
+from leed_jax.demonstrations.loading import packaged_folder, parse_arrays, recorded_sets
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import printable
 
 _ACTIVE_AXES = 3
 _KILO = 1000
+_ROUND_COLUMNS = {
+    "round": "index",
+    "replies": "replies",
+    "plans": "executable",
+    "valid": "validity",
+    "mean": "mean_return",
+    "best": "best_return",
+    "so far": "best_so_far",
+    "control": "control",
+    "read": "prompt_tokens",
+    "written": "completion_tokens",
+}
 
 
 def format_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table with aligned columns.
-
-    Args:
-        headings: a heading for each column.
-        rows: the cells.
-        left: how many columns stand on the left of their place; the others, numbers, on the right.
-    """
+    """Lines of a table; the first `left` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = []
     for row in (headings, *rows):
-        cells = [
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(cells)).rstrip())
     return lines
 
 
@@ -40,7 +49,7 @@ def format_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def list_sets(folder: Path | None) -> Iterator[str]:
-    """A table of the sets that come with leed_jax and of those below a folder; broken ones are told after it.
+    """A table of the sets that come with leed_jax and of those below a folder, and below it the broken ones.
 
     Raises:
         DemonstrationError: there is no such folder.
@@ -48,22 +57,18 @@ def list_sets(folder: Path | None) -> Iterator[str]:
     if folder is not None and not folder.is_dir():
         raise DemonstrationError(f"{printable(str(folder), 200)} is not a folder; name one that holds sets.")
     found = [(name, packaged_folder() / name) for name in recorded_sets()]
-    found += [(str(path), path) for path in _sets_below(folder)] if folder is not None else []
+    below = sorted(folder.rglob(MANIFEST)) if folder is not None else []
+    # Other software writes a manifest.json, too.
+    found += [(str(path.parent), path.parent) for path in below if _has_files(path.parent)]
     rows, broken = [], []
     for name, path in found:
         try:
-            rows.append(_row(name, path))
+            rows.append(_row(name, read_manifest(path)))
         except DemonstrationError as error:
             broken.append(f"broken: {printable(str(error), 1000)}")
     headings = ("set", "environment", "model", "kind", "plans", "return", "episodes", "size")
     yield from format_table(headings, rows, left=4)
     yield from broken
-
-
-def _sets_below(folder: Path) -> list[Path]:
-    manifests = sorted(folder.rglob(MANIFEST))
-    # Many kinds of software write a manifest.json.
-    return [manifest.parent for manifest in manifests if _has_files(manifest.parent)]
 
 
 def _has_files(folder: Path) -> bool:
@@ -73,12 +78,10 @@ def _has_files(folder: Path) -> bool:
         return False
 
 
-def _row(name: str, path: Path) -> tuple[str, ...]:
-    manifest = read_manifest(path)
+def _row(name: str, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     returns = [plan["report_return_per_agent"] for plan in manifest["plans"]]
-    # Plans that are each for one initial state are only good together.
-    told = returns[:1] if manifest["kind"] == "relational" else returns
-    mean = None if not told or None in told else float(np.mean(told))
+    # Plans for one initial state each count together.
+    counted = returns[:1] if manifest["kind"] == "relational" else returns
     recorded = manifest["recorded"]
     return (
         printable(name, 200),
@@ -86,7 +89,7 @@ def _row(name: str, path: Path) -> tuple[str, ...]:
         printable(manifest["model"]),
         manifest["kind"],
         str(len(manifest["plans"])),
-        _figure(mean),
+        _figure(None if not counted or None in counted else float(np.mean(counted))),
         "-" if recorded is None else f"{recorded['episodes']:,}",
         _size(sum(listing["bytes"] for listing in manifest["files"].values())),
     )
@@ -102,29 +105,22 @@ def _size(count: int) -> str:
 # --- show -------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """A set as it stands on disk, without its environment.
+class Contents(NamedTuple):
+    """A set on disk, without its environment.
 
     Attributes:
         path: its folder.
         manifest: its manifest.
         requests: the number of lines of its transcript.
-        steps: environment steps in the recorded episodes; None where there are none.
+        steps: environment steps in the recorded episodes, or None.
+        token_rate: tokens read and written per thousand recorded environment steps, or None.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     requests: int
     steps: int | None
-
-    @property
-    def tokens_per_thousand_steps(self) -> float | None:
-        """Tokens read and written for a thousand recorded environment steps."""
-        usage = self.manifest["usage"]
-        if usage is None or not self.steps:
-            return None
-        return 1000 * (usage["prompt_tokens"] + usage["completion_tokens"]) / self.steps
+    token_rate: float | None
 
 
 def read_contents(folder: Path) -> Contents:
@@ -134,37 +130,38 @@ def read_contents(folder: Path) -> Contents:
         DemonstrationError: it is damaged or altered.
     """
     manifest = read_manifest(folder)
-    files = read_files(folder, manifest)
+    files = read_listed(folder, manifest)
     requests = check_transcript(folder, manifest, files[TRANSCRIPT])
-    steps = _count_steps(folder / ARRAYS, files[ARRAYS]) if ARRAYS in files else None
-    return Contents(folder, manifest, requests, steps)
-
-
-def _count_steps(path: Path, content: bytes) -> int:
-    active = parse_arrays(path, content).get("active")
-    if active is None or active.dtype != np.bool_ or active.ndim != _ACTIVE_AXES:
-        raise DemonstrationError(f"{path} does not hold episodes. Restore the file.")
-    return int(active.any(axis=-1).sum())
+    steps, rate, usage = None, None, manifest["usage"]
+    if ARRAYS in files:
+        active = parse_arrays(folder / ARRAYS, files[ARRAYS]).get("active")
+        if active is None or active.dtype != np.bool_ or active.ndim != _ACTIVE_AXES:
+            raise DemonstrationError(f"{folder / ARRAYS} does not hold episodes. Restore the file.")
+        steps = int(active.any(axis=-1).sum())
+        rate = 1000 * (usage["prompt_tokens"] + usage["completion_tokens"]) / steps if usage and steps else None
+    return Contents(folder, manifest, requests, steps, rate)
 
 
 def as_json(contents: Contents) -> dict[str, Any]:
-    """What `show --json` prints: the manifest, and what follows from it."""
+    """What `show --json` prints: the manifest and derived figures."""
     return {
         "path": str(contents.path),
         "requests": contents.requests,
         "demonstration_steps": contents.steps,
-        "tokens_per_thousand_steps": contents.tokens_per_thousand_steps,
+        "tokens_per_thousand_steps": contents.token_rate,
         "manifest": contents.manifest,
     }
 
 
 def show_set(contents: Contents) -> Iterator[str]:
     """A set in lines of text."""
-    yield from _facts(contents)
+    yield printable(str(contents.path), 300)
+    yield from (f"  {name:<15} {fact}" for name, fact in _facts(contents).items())
     rounds = contents.manifest["rounds"]
     if rounds:
+        rows = [[_round_cell(name, r.get(name)) for name in _ROUND_COLUMNS.values()] for r in rounds]
         yield from ("", "Rounds, with returns per agent:", "")
-        yield from format_table(list(_ROUND_COLUMNS), [_round_row(r) for r in rounds], left=0)
+        yield from format_table(list(_ROUND_COLUMNS), rows, left=0)
         yield "plans: executable ones. valid: executable triples. control: the best of as many random valid plans."
     plans = contents.manifest["plans"]
     yield ""
@@ -174,57 +171,34 @@ def show_set(contents: Contents) -> Iterator[str]:
         yield from _plan_lines(index, plan)
 
 
-def _facts(contents: Contents) -> Iterator[str]:
-    manifest = contents.manifest
-    environment, prompt, recorded = manifest["environment"], manifest["prompt"], manifest["recorded"]
+def _facts(contents: Contents) -> dict[str, str]:
+    manifest, steps, rate = contents.manifest, contents.steps, contents.token_rate
+    environment, prompt, how, usage = (manifest[name] for name in ("environment", "prompt", "recorded", "usage"))
     fields = ", ".join(f"{printable(k)}={printable(repr(v))}" for k, v in environment["config"].items())
-    yield printable(str(contents.path), 300)
-    facts = {
+    recorded = used = "-"
+    if how is not None:
+        recorded = (
+            f"{how['episodes']:,} episodes, {steps or 0:,} environment steps, up to {how['noise']:.0%} of the actions "
+            f"disturbed, seed {how['seed']}"
+        )
+    if usage is not None:
+        used = (
+            f"{usage['calls']:,} calls, {usage['prompt_tokens']:,} tokens read, {usage['completion_tokens']:,} "
+            f"written, cost {usage['cost']:g}"
+        )
+        used += "" if rate is None else f"; {rate:,.1f} tokens per thousand demonstration steps"
+    return {
         "environment": f"{printable(environment['name'], 200)}({fields})",
         "kind": manifest["kind"],
         "model": f"{printable(manifest['model'])}, asked through {printable(manifest['provider'])}",
         "prompt": "-" if prompt is None else f"{printable(prompt['name'])}, sha256 {printable(prompt['sha256'], 12)}",
         "created": f"{printable(manifest['created'])} by leed_jax {printable(manifest['leed_jax'])}",
         "settings": ", ".join(f"{printable(k)}={printable(str(v))}" for k, v in manifest["settings"].items()) or "-",
-        "recorded": "-" if recorded is None else _recorded(recorded, contents.steps),
+        "recorded": recorded,
         "requests": f"{contents.requests} in the transcript",
-        "usage": _usage(manifest["usage"], contents.tokens_per_thousand_steps),
+        "usage": used,
         "random actions": f"{_figure(manifest['random_return_per_agent'])} per agent",
     }
-    yield from (f"  {name:<15} {fact}" for name, fact in facts.items())
-
-
-def _recorded(recorded: Mapping[str, Any], steps: int | None) -> str:
-    return (
-        f"{recorded['episodes']:,} episodes, {steps or 0:,} environment steps, up to {recorded['noise']:.0%} of the "
-        f"actions disturbed, seed {recorded['seed']}"
-    )
-
-
-def _usage(usage: Mapping[str, Any] | None, rate: float | None) -> str:
-    if usage is None:
-        return "-"
-    told = f"{usage['calls']:,} calls, {usage['prompt_tokens']:,} tokens read, {usage['completion_tokens']:,} written"
-    told += f", cost {usage['cost']:g}"
-    return told if rate is None else f"{told}; {rate:,.1f} tokens per thousand demonstration steps"
-
-
-_ROUND_COLUMNS = {
-    "round": "index",
-    "replies": "replies",
-    "plans": "executable",
-    "valid": "validity",
-    "mean": "mean_return",
-    "best": "best_return",
-    "so far": "best_so_far",
-    "control": "control",
-    "read": "prompt_tokens",
-    "written": "completion_tokens",
-}
-
-
-def _round_row(figures: Mapping[str, Any]) -> list[str]:
-    return [_round_cell(name, figures.get(name)) for name in _ROUND_COLUMNS.values()]
 
 
 def _round_cell(name: str, value: Any) -> str:

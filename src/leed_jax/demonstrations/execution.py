@@ -1,4 +1,4 @@
-"""Many plans executed in one jitted call, and arranged in the same one."""
+"""Many plans executed and arranged in one jitted call."""
 
 import dataclasses
 import functools
@@ -27,12 +27,12 @@ def instructed(environment: Environment) -> InstructedEnvironment:
 
 
 def demonstration_key(seed: int) -> PRNGKeyArray:
-    """The key of demonstrations with this seed; apart from those that the same seed gives elsewhere."""
+    """The key of demonstrations with this seed, different from other keys of the same seed."""
     return jax.random.fold_in(jax.random.key(seed), 0xDE305)
 
 
 def initial_state_keys(seed: int, count: int) -> Key[Array, "N"]:
-    """Keys of the initial states that plans with kind=episodes are written for; key i does not depend on `count`."""
+    """Keys of the initial states that plans with kind=episodes are for; key i does not depend on `count`."""
     root = jax.random.fold_in(jax.random.key(seed), 0x57A7E)
     return jax.vmap(lambda index: jax.random.fold_in(root, index))(jnp.arange(count))
 
@@ -56,7 +56,7 @@ class Batch:
     reset_key: Key[Array, "P"] | None
 
     def take(self, episodes: Int[np.ndarray, "K"]) -> "Batch":
-        """Some of the episodes, each as it was."""
+        """Some of the episodes, unchanged."""
         rows = {name: getattr(self, name)[episodes] for name in ("which", "key", "noise")}
         return dataclasses.replace(self, **rows)
 
@@ -69,7 +69,7 @@ def plan_batch(
     reset_keys: Key[Array, "P"] | None = None,
     noise_from: float = 0.0,
 ) -> Batch:
-    """Share episodes out among plans, in turn; see `execute_episodes`. `key` is consumed.
+    """Assign plans to episodes in turn; see `execute_episodes`. `key` is consumed.
 
     Episode i of N has (1 - i / (N-1)) `noise_from` + i / (N-1) `noise` of its actions disturbed.
     """
@@ -86,13 +86,13 @@ def plan_batch(
 def execute_batch(
     environment: InstructedEnvironment, batch: Batch, arrange: Arrange, per_agent: Int[Array, "K A"] | None = None
 ) -> Any:
-    """Execute a batch and arrange what comes of it, `[N, T, ...]`, without room for both.
+    """Execute a batch and arrange the episodes, `[N, T, ...]`, without memory for both.
 
     Args:
         environment: where to execute; static.
         batch: the episodes.
         arrange: what to make of them; static, and the result is what it returns.
-        per_agent: for each agent, which episodes to pass on to `arrange`; None for all.
+        per_agent: for each agent, the episodes to pass on to `arrange`; None for all.
     """
     plans = jax.tree.map(lambda x: x[batch.which], batch.plans)
     reset_keys = None if batch.reset_key is None else batch.reset_key[batch.which]
@@ -102,7 +102,7 @@ def execute_batch(
 
 
 def pick_per_agent(trajectory: Trajectory, episodes: Int[Array, "K A"]) -> Trajectory:
-    """For each agent its own choice of episodes, `[K, T, ...]`: agents stand side by side that never met."""
+    """For each agent its own choice of episodes, `[K, T, ...]`; row k is then no joint episode."""
 
     def pick(x: Array) -> Array:
         return jnp.take_along_axis(x, episodes.reshape(len(episodes), 1, -1, *[1] * (x.ndim - 3)), axis=0)
@@ -124,29 +124,29 @@ def execute_episodes(
     Args:
         environment: where to execute.
         plans: plans stacked on a leading axis.
-        key: source of everything random.
+        key: source of all randomness.
         episodes: the number of episodes, `N`.
         noise: the largest share of disturbed actions; episodes are spread evenly between `noise_from` and that.
-        reset_keys: each plan's own initial state, for plans that were written for one; fresh ones otherwise.
+        reset_keys: each plan's own initial state; None for fresh ones.
         noise_from: the smallest share of disturbed actions.
     """
-    return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys, noise_from), as_it_is)
+    return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys, noise_from), unchanged)
 
 
-def as_it_is(trajectory: Trajectory) -> Trajectory:
+def unchanged(trajectory: Trajectory) -> Trajectory:
     """The trajectory itself."""
     return trajectory
 
 
 @functools.cache
-def labelled(arrange: Arrange, label: str) -> Arrange:
-    """The same arrangement, of episodes whose `action` is what is to be imitated.
+def with_label(arrange: Arrange, label: str) -> Arrange:
+    """The same arrangement, of episodes whose `action` is the one to imitate.
 
-    Equal arguments give the very same function, so that what is compiled for it serves again.
+    It is cached, as jit compiles anew for each new function.
 
     Args:
         arrange: the arrangement.
-        label: instructed, the action that the plan wanted; or taken, what noise made of it.
+        label: instructed, the plan's action; or taken, the action after noise.
 
     Raises:
         DemonstrationError: there is no such label.

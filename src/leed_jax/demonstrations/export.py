@@ -1,4 +1,4 @@
-"""Demonstrations as a plain data set for other software: a NumPy archive without pickled objects."""
+"""Demonstrations as a NumPy archive without pickled objects, for other software."""
 
 import io
 import json
@@ -17,8 +17,8 @@ steps of A agents:
 
   observations     float32 [N, T, A, O]  what each agent saw before it acted
   actions          int32   [N, T, A]     what it was instructed to do: the label to imitate
-  taken_actions    int32   [N, T, A]     what it did; other than instructed where noise disturbed it
-  rewards          float32 [N, T, A]     what it earned for what it did
+  taken_actions    int32   [N, T, A]     what it did; differs where noise disturbed it
+  rewards          float32 [N, T, A]     the reward for what it did
   action_masks     bool    [N, T, A, C]  which actions were available to it
   active           bool    [N, T, A]     whether it took part in the step; false is padding
   terminations     bool    [N, T, A]     whether the step ended its task
@@ -27,16 +27,16 @@ steps of A agents:
   agents           unicode [A]           the agents' names
   metadata         unicode []            JSON: the environment, the model, the set's sha256, and how it was executed
 
-With --per-agent each agent has its own best episodes, and what stands side by side is no joint episode.
+With --per-agent each agent has its own best episodes, so that a row is no joint episode.
 """
 
 
 def as_arrays(loaded: DemonstrationSet, episodes: Trajectory, how: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of an exported data set, under their names there.
+    """The arrays of an exported data set, by name.
 
     Args:
-        loaded: the set that they come from.
-        episodes: the episodes, `[N, T, ...]`.
+        loaded: the set.
+        episodes: its episodes, `[N, T, ...]`.
         how: how they were chosen and executed, for the metadata.
     """
     active, terminated = np.asarray(episodes.active), np.asarray(episodes.terminated)
@@ -62,6 +62,6 @@ def as_arrays(loaded: DemonstrationSet, episodes: Trajectory, how: Mapping[str, 
 def as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a NumPy archive."""
     buffer = io.BytesIO()
-    # `allow_pickle` came to np.savez with NumPy 2.2; none of these arrays holds objects, which is all that it is about.
+    # No array holds objects, so that nothing is pickled; np.savez has `allow_pickle` only since NumPy 2.2.
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

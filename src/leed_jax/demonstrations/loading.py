@@ -1,9 +1,10 @@
-"""Demonstration sets found, written, read back and verified."""
+"""Demonstration sets found, written, and loaded with all checks."""
 
 import dataclasses
 import datetime
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,51 +16,55 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from leed_jax.config.environments import environment_identity
-from leed_jax.demonstrations.bounded import read_bounded
+from leed_jax.config.environments import environment_identity, make_environment
 from leed_jax.demonstrations.execution import initial_state_keys, instructed
 from leed_jax.demonstrations.format import (
+    ADVICE,
     ARRAYS,
     FORMAT,
     MANIFEST,
-    MEND,
     TRANSCRIPT,
     check_manifest,
+    check_transcript,
     complete,
     manifest_sha256,
     plan_triples,
+    read_listed,
     read_manifest,
     sha256_hex,
 )
 from leed_jax.demonstrations.sets import DemonstrationSet
-from leed_jax.demonstrations.transcript import MAX_TRANSCRIPT_BYTES, check_transcript
 from leed_jax.environments import Environment, has_continuous_actions
-from leed_jax.errors import DemonstrationError, InstructionError
+from leed_jax.errors import DemonstrationError, InstructionError, LeedError
 from leed_jax.files import write_whole
 from leed_jax.instructions import InstructedEnvironment, Plan, Trajectory, compile_triples, printable, stack_plans
 from leed_jax.version import __version__
 
-MAX_ARRAYS_BYTES = 4 * 2**30
+MAX_AGENTS = 1_000
+MAX_INTEGER = 10_000
 _MAX_PLAN_BYTES = 2**30
-_LIMITS = {TRANSCRIPT: MAX_TRANSCRIPT_BYTES, ARRAYS: MAX_ARRAYS_BYTES}
+_OWN_ENVIRONMENT = re.compile(r"leed_jax\.envs\.[A-Za-z_]\w*:[A-Za-z_]\w*", re.ASCII)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
 
 
 def save_demonstrations(
     path: Path, manifest: Mapping[str, Any], environment: Environment, transcript: bytes, recorded: Trajectory | None
 ) -> None:
-    """Write a set; the manifest last and in one piece, so that a set without one was never finished.
+    """Write a set; the manifest last and atomically, so that a set without one is unfinished.
 
     Args:
         path: the folder; made if it does not exist.
-        manifest: what `leed_jax.demonstrations.format` lists, but for format, environment, files and sha256, which are
-            filled in. Of the others `max_instructions` and `plans` are needed, and of each plan `triples`, `round` and
-            `candidate`; with recorded episodes `recorded`, too.
+        manifest: the entries listed in `leed_jax.demonstrations.format`. Needed are `max_instructions`, `plans` with
+            `triples`, `round` and `candidate` each, and with recorded episodes `recorded`; format, environment, files
+            and sha256 are filled in.
         environment: what the set was made for.
         transcript: the transcript's bytes.
         recorded: episodes to store, or None.
 
     Raises:
-        DemonstrationError: the manifest could not be loaded again.
+        DemonstrationError: the set could not be loaded again.
     """
     files = {TRANSCRIPT: transcript}
     if recorded is not None:
@@ -79,70 +84,15 @@ def save_demonstrations(
     write_whole(path / MANIFEST, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
 
 
-def load_demonstrations(path: str, environment: Environment) -> DemonstrationSet:
-    """Load a set and verify it.
-
-    Args:
-        path: a folder, or the name of a set that comes with leed_jax, as `ENVIRONMENT/MODEL`.
-        environment: what it is to be used for.
-
-    Raises:
-        DemonstrationError: it is missing, damaged or altered, was made for another environment, or holds no plan.
-    """
-    folder = find_set(path)
-    loaded = load_verified(folder, read_manifest(folder), environment)
-    if not loaded.manifest["plans"]:
-        model = printable(loaded.manifest["model"])
-        raise DemonstrationError(
-            f"{folder} holds no plan: it records an attempt in which nothing that {model} "
-            f"wrote could be executed. It can be shown, not learnt from; name another set in demonstrations.path."
-        )
-    return loaded
-
-
-def load_verified(folder: Path, manifest: dict[str, Any], environment: Environment) -> DemonstrationSet:
-    """Verify a set whose manifest has been read, for an environment; one without plans as well.
-
-    Args:
-        folder: its folder.
-        manifest: what `read_manifest` returned.
-        environment: what it is to be used for.
-
-    Raises:
-        DemonstrationError: it is damaged or altered, or was made for another environment.
-    """
-    check_environment_identity(folder, manifest, environment)
-    contents = read_files(folder, manifest)
-    check_transcript(folder, manifest, contents[TRANSCRIPT])
-    target = instructed(environment)
-    plans = _compile_plans(folder, manifest, target)
-    recorded = _read_arrays(folder / ARRAYS, contents[ARRAYS], target, manifest) if ARRAYS in contents else None
-    reset_keys = None
-    if manifest["kind"] == "episodes" and manifest["plans"]:
-        episodes = np.array([plan["episode"] for plan in manifest["plans"]])
-        reset_keys = initial_state_keys(manifest["states_seed"], int(episodes.max()) + 1)[episodes]
-    return DemonstrationSet(folder, manifest, target, plans, recorded, reset_keys)
-
-
-def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """Read the files that a manifest lists.
-
-    Args:
-        folder: the set's folder.
-        manifest: its checked manifest.
-
-    Raises:
-        DemonstrationError: a file is missing, or is not the one that the manifest lists.
-    """
-    return {name: _read_verified(folder / name, listing) for name, listing in manifest["files"].items()}
+# --- finding ----------------------------------------------------------------------------------------------------
 
 
 def find_set(path: str, setting: str = "demonstrations.path") -> Path:
-    """The folder that a path or a name stands for.
+    """The folder of a set.
 
     Args:
-        path: a folder, or the name of a set that comes with leed_jax.
-        setting: what the path was given as, for the message.
+        path: a folder, or the name of a set that comes with leed_jax, as `ENVIRONMENT/MODEL`.
+        setting: the setting that the path comes from, for the message.
 
     Raises:
         DemonstrationError: there is none.
@@ -150,7 +100,7 @@ def find_set(path: str, setting: str = "demonstrations.path") -> Path:
     if not path:
         raise DemonstrationError(f"{setting} is empty: give the folder or the name of a demonstration set.")
     shown = f"{setting}={printable(path, 200)}"
-    for folder in (Path(os.path.expanduser(path)), packaged_folder() / path):  # noqa: PTH111 - which never raises, as Path's does
+    for folder in (Path(os.path.expanduser(path)), packaged_folder() / path):  # noqa: PTH111 - Path.expanduser may raise
         try:
             if (folder / MANIFEST).is_file():
                 return folder
@@ -174,8 +124,55 @@ def packaged_folder() -> Path:
     return Path(str(resources.files("leed_jax.demos")))
 
 
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+def load_demonstrations(path: str, environment: Environment) -> DemonstrationSet:
+    """Load a set, with all checks, to learn from it.
+
+    Args:
+        path: a folder, or the name of a set that comes with leed_jax.
+        environment: what it is to be used for.
+
+    Raises:
+        DemonstrationError: it is missing, damaged or altered, was made for another environment, or has no plan.
+    """
+    folder = find_set(path)
+    loaded = load_verified(folder, read_manifest(folder), environment)
+    if not loaded.manifest["plans"]:
+        raise DemonstrationError(
+            f"{folder} holds no plan: nothing that {printable(loaded.manifest['model'])} wrote could be executed. Name "
+            "another set in demonstrations.path."
+        )
+    return loaded
+
+
+def load_verified(folder: Path, manifest: dict[str, Any], environment: Environment) -> DemonstrationSet:
+    """Load a set whose manifest has been read, with all checks; one without plans, too.
+
+    Args:
+        folder: its folder.
+        manifest: the result of `read_manifest`.
+        environment: what it is to be used for.
+
+    Raises:
+        DemonstrationError: it is damaged or altered, or was made for another environment.
+    """
+    check_environment_identity(folder, manifest, environment)
+    contents = read_listed(folder, manifest)
+    check_transcript(folder, manifest, contents[TRANSCRIPT])
+    target = instructed(environment)
+    plans = _compile_plans(folder, manifest, target)
+    recorded = _read_arrays(folder / ARRAYS, contents[ARRAYS], target, manifest) if ARRAYS in contents else None
+    reset_keys = None
+    if manifest["kind"] == "episodes" and manifest["plans"]:
+        episodes = np.array([plan["episode"] for plan in manifest["plans"]])
+        reset_keys = initial_state_keys(manifest["states_seed"], int(episodes.max()) + 1)[episodes]
+    return DemonstrationSet(folder, manifest, target, plans, recorded, reset_keys)
+
+
 def check_environment_identity(folder: Path, manifest: Mapping[str, Any], environment: Environment) -> None:
-    """Check that a set was made for just this environment.
+    """Check that a set was made for this environment.
 
     Args:
         folder: the set's folder, for the message.
@@ -198,23 +195,55 @@ def check_environment_identity(folder: Path, manifest: Mapping[str, Any], enviro
         ]
     raise DemonstrationError(
         f"{folder} was made for another environment ({'; '.join(differences)}). Demonstrations fit exactly one: set "
-        f"env.* as recorded. {MEND}"
+        f"env.* as recorded. {ADVICE}"
     )
 
 
-def _read_verified(path: Path, listing: Mapping[str, Any]) -> bytes:
-    content = read_bounded(path, _LIMITS[path.name])
-    if sha256_hex(content) != listing["sha256"] or len(content) != listing["bytes"]:
-        how = "truncated" if len(content) < listing["bytes"] else "altered"
-        raise DemonstrationError(f"{path} is {how}: its sha256 is not the manifest's. Restore the file. {MEND}")
-    return content
+def environment_of(folder: Path, manifest: Mapping[str, Any], named: str | None = None) -> Environment:
+    """Build the environment that a set was made for.
+
+    A manifest may come from anywhere, so only classes of leed_jax are imported, unless the user names another one.
+
+    Args:
+        folder: the set's folder, for messages.
+        manifest: its checked manifest.
+        named: the class that the user names, as `package.module:Class`.
+
+    Raises:
+        DemonstrationError: the manifest names a class that is not imported, or one that cannot be built.
+    """
+    name = manifest["environment"]["name"]
+    shown = printable(name, 200)
+    if named is not None and named != name:
+        raise DemonstrationError(f"{folder} was made for {shown}, not for --environment {named}; name that class.")
+    if named is None and not _OWN_ENVIRONMENT.fullmatch(name):
+        raise DemonstrationError(
+            f"{folder} was made for {shown}, which does not come with leed_jax and is not imported because a manifest "
+            f"says so. If you trust that class, add --environment {shown}"
+        )
+    config = manifest["environment"]["config"]
+    large = [field for field, value in config.items() if isinstance(value, int) and abs(value) > MAX_INTEGER]
+    if named is None and large:
+        raise DemonstrationError(
+            f"{folder / MANIFEST}: its environment has {printable(large[0])}={config[large[0]]}, which may exhaust the "
+            f"memory. If it is meant so, add --environment {name}"
+        )
+    try:
+        environment = make_environment({**config, "name": name})
+        agents = environment.num_agents
+    except LeedError as error:
+        problem = printable(str(error), 500)
+        raise DemonstrationError(f"{folder / MANIFEST}: its environment cannot be built: {problem} {ADVICE}") from None
+    if agents > MAX_AGENTS:
+        raise DemonstrationError(f"{folder / MANIFEST}: it has {agents} agents, more than {MAX_AGENTS}. {ADVICE}")
+    return environment
 
 
 def _compile_plans(folder: Path, manifest: Mapping[str, Any], environment: InstructedEnvironment) -> Plan:
     """The plans, stacked; with an axis of length zero where there are none."""
     path, capacity, entries = folder / MANIFEST, manifest["max_instructions"], manifest["plans"]
     if 8 * capacity * environment.num_agents * len(entries) > _MAX_PLAN_BYTES:
-        raise DemonstrationError(f"{path}: max_instructions={capacity} is too much for {len(entries)} plans. {MEND}")
+        raise DemonstrationError(f"{path}: max_instructions={capacity} is too much for {len(entries)} plans. {ADVICE}")
     if not entries:
         none = jnp.zeros((0, environment.num_agents, capacity), jnp.int32)
         return Plan(command=none, parameter=none, length=none[:, :, 0])
@@ -223,7 +252,7 @@ def _compile_plans(folder: Path, manifest: Mapping[str, Any], environment: Instr
         try:
             plans.append(compile_triples(environment.vocabulary, plan_triples(entry), capacity))
         except InstructionError as error:
-            message = f"{path}: plans[{index}] cannot be executed: {error} {MEND}"
+            message = f"{path}: plans[{index}] cannot be executed: {error} {ADVICE}"
             raise DemonstrationError(message) from None
         _check_per_agent(path, index, entry, environment.num_agents)
     return stack_plans(plans)
@@ -236,41 +265,39 @@ def _check_per_agent(path: Path, index: int, entry: Mapping[str, Any], agents: i
     ):
         raise DemonstrationError(
             f"{path}: plans[{index}].report_returns do not fit: there must be one for each of the {agents} agents, and "
-            f"their mean must be report_return_per_agent. {MEND}"
+            f"their mean must be report_return_per_agent. {ADVICE}"
         )
 
 
 def _read_arrays(
     path: Path, content: bytes, environment: InstructedEnvironment, manifest: Mapping[str, Any]
 ) -> Trajectory:
-    arrays = parse_arrays(path, content)
-    expected = _array_shapes(environment, manifest["recorded"]["episodes"])
+    arrays, episodes = parse_arrays(path, content), manifest["recorded"]["episodes"]
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    if found != {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in expected.items()}:
+    if found != {name: (shape, np.dtype(d)) for name, (shape, d) in _array_shapes(environment, episodes).items()}:
         raise DemonstrationError(
-            f"{path} does not hold the {manifest['recorded']['episodes']} episodes of this "
-            f"environment that {MANIFEST} tells of. {MEND}"
+            f"{path} does not hold the {episodes} episodes of this environment that {MANIFEST} lists. {ADVICE}"
         )
     problem = _impossible(arrays, None if has_continuous_actions(environment) else environment.num_actions)
     if problem:
-        raise DemonstrationError(f"{path} holds {problem} that cannot occur. {MEND}")
+        raise DemonstrationError(f"{path} holds {problem} that cannot occur. {ADVICE}")
     return Trajectory(**{name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 def parse_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file that may hold anything.
+    """The arrays of a safetensors file.
 
     Args:
-        path: where it came from, for the message.
+        path: the file, for the message.
         content: the bytes.
 
     Raises:
-        DemonstrationError: it is no safetensors file.
+        DemonstrationError: it is not a safetensors file.
     """
     try:
         return load_safetensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DemonstrationError(f"{path} is not a safetensors file ({printable(str(error))}). {MEND}") from None
+        raise DemonstrationError(f"{path} is not a safetensors file ({printable(str(error))}). {ADVICE}") from None
 
 
 def _array_shapes(environment: InstructedEnvironment, episodes: int) -> dict[str, tuple[Sequence[int], Any]]:
@@ -289,16 +316,16 @@ def _array_shapes(environment: InstructedEnvironment, episodes: int) -> dict[str
 
 
 def _impossible(arrays: Mapping[str, np.ndarray], num_actions: int | None) -> str:
-    """What no execution could have written, or nothing; without a number of actions those are continuous."""
+    """What no execution could have written, or nothing; continuous actions have no `num_actions`."""
     for name in ("observation", "reward"):
         if not np.all(np.isfinite(arrays[name])):
             return f"a {name}"
+    low, high = (-1.0, 1.0) if num_actions is None else (0, num_actions - 1)
     for name in ("action", "taken"):
-        low, high = (-1.0, 1.0) if num_actions is None else (0, num_actions - 1)
         if not np.all((arrays[name] >= low) & (arrays[name] <= high)):
             return "an action"
-    active = arrays["active"]
-    gone = np.concatenate([np.zeros_like(active[:, :1]), ~active[:, :-1] | arrays["terminated"][:, :-1]], axis=1)
-    if not np.all(active[:, 0]) or np.any(active & gone) or np.any(arrays["terminated"] & ~active):
+    active, terminated = arrays["active"], arrays["terminated"]
+    gone = np.concatenate([np.zeros_like(active[:, :1]), ~active[:, :-1] | terminated[:, :-1]], axis=1)
+    if not np.all(active[:, 0]) or np.any(active & gone) or np.any(terminated & ~active):
         return "ends of episodes"
     return ""

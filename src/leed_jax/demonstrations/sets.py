@@ -1,7 +1,8 @@
-"""A verified set at hand: episodes and samples to learn from."""
+"""A loaded demonstration set: its episodes and samples to learn from, filtered by rank."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from leed_jax.demonstrations.execution import (
     Arrange,
     Batch,
-    as_it_is,
     demonstration_key,
     execute_batch,
-    labelled,
     pick_per_agent,
     plan_batch,
+    unchanged,
+    with_label,
 )
-from leed_jax.demonstrations.filters import best_episodes, best_plans
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import InstructedEnvironment, Plan, Trajectory
 from leed_jax.learning.experts import ExpertSamples, expert_samples
@@ -28,7 +28,7 @@ from leed_jax.learning.experts import ExpertSamples, expert_samples
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationSet:
-    """A verified set, for the environment that it was loaded for.
+    """A checked set, for the environment that it was loaded for.
 
     Attributes:
         path: its folder.
@@ -53,10 +53,7 @@ class DemonstrationSet:
 
     @property
     def recording_s(self) -> float | None:
-        """Seconds that the recording took: asking for plans, trying them out, selecting; None if they are unknown.
-
-        Too few where the recording was interrupted: replies that were on disk already took no time when it went on.
-        """
+        """Seconds that the recording took, or None if unknown; after an interruption those of the last part only."""
         seconds = [entry.get("seconds") for entry in self.manifest["rounds"]]
         known = [float(value) for value in seconds if value is not None]
         return sum(known) if known and len(known) == len(seconds) else None
@@ -73,55 +70,56 @@ class DemonstrationSet:
         *,
         noise_from: float = 0.0,
         label: str = "instructed",
-    ) -> Trajectory:
-        """Episodes to learn from, `[N, T, ...]`.
-
-        Their number depends on these settings and on the number of recorded episodes alone, unless `plans` leaves out
-        recorded episodes.
+        arrange: Arrange = unchanged,
+    ) -> Any:
+        """Episodes to learn from, `[N, T, ...]`; their number depends only on these settings and the recorded number.
 
         Args:
-            episodes: execute the plans again on this many initial states, shared out among the plans; None for the
-                recorded arrays. Where each plan has an initial state of its own, those are repeated with other noise.
+            episodes: execute the plans again on this many initial states, in turn; None for the recorded arrays. Where
+                each plan has an initial state of its own, those are repeated with other noise.
             noise: the largest share of disturbed actions; episodes are spread evenly between `noise_from` and that.
             seed: seed of the fresh initial states and of the noise.
-            plans: use only this many plans, the best by the return that they were selected by; None for all.
+            plans: use only this many plans, the best by selection return; None for all.
             quantile: leave out the episodes whose return is below this quantile of all.
-            per_agent: compare each agent's own return, and let every agent have its own best episodes. What stands side
-                by side is then no joint episode any more.
-            number: of the episodes that are left use at most this many, the best ones; None for all.
+            per_agent: compare each agent's own return, and give every agent its own best episodes, which are then no
+                joint episodes.
+            number: of the remaining episodes use at most this many, the best ones; None for all.
             noise_from: the smallest share of disturbed actions.
-            label: what stands as `action`: instructed, what the plan wanted; or taken, what noise made of it. With
+            label: what `action` holds: instructed, the plan's action; or taken, the action after noise. With
                 noise_from=noise=1 and label=taken that is a random available action throughout.
+            arrange: applied to the episodes inside the jitted call; its result is returned.
 
         Raises:
-            DemonstrationError: there are no recorded arrays, and no number of episodes either; or there are no plans,
-                or no such label.
+            DemonstrationError: there are neither recorded arrays nor a number of episodes, or no plans, or no such
+                label.
         """
-        execution = episodes, (noise_from, noise), seed
-        return self._collect(labelled(as_it_is, label), execution, plans, (quantile, per_agent, number))
+        arrange = with_label(arrange, label)
+        self._require_plans()
+        if episodes is None:
+            recorded = self._recorded(plans)
+            if _keeps_all(quantile, number, len(recorded.reward)):
+                return arrange(recorded)
+            chosen = best_episodes(np.asarray(recorded.episode_return()), quantile, per_agent, number)
+            return jax.jit(lambda trajectory, chosen: arrange(pick_per_agent(trajectory, chosen)))(recorded, chosen)
+        batch = self._batch(demonstration_key(seed), episodes, plans, noise_from, noise)
+        if _keeps_all(quantile, number, episodes):
+            return execute_batch(self.environment, batch, arrange)
+        # Executed twice, first for the returns alone, as keeping all episodes would take too much memory.
+        returns = np.asarray(execute_batch(self.environment, batch, Trajectory.episode_return))
+        chosen = best_episodes(returns, quantile, per_agent, number)
+        if per_agent:
+            return execute_batch(self.environment, batch, arrange, jnp.asarray(chosen))
+        return execute_batch(self.environment, batch.take(chosen[:, 0]), arrange)
 
-    def samples(
-        self,
-        episodes: int | None = None,
-        noise: float = 0.0,
-        seed: int = 0,
-        plans: int | None = None,
-        quantile: float = 0.0,
-        per_agent: bool = False,
-        number: int | None = None,
-        *,
-        noise_from: float = 0.0,
-        label: str = "instructed",
-    ) -> ExpertSamples:
-        """The same episodes, arranged for the expert term in the jitted call that executes them; see `episodes`."""
-        execution = episodes, (noise_from, noise), seed
-        return self._collect(labelled(expert_samples, label), execution, plans, (quantile, per_agent, number))
+    def samples(self, episodes: int | None = None, **kwargs: Any) -> ExpertSamples:
+        """The same episodes arranged for the expert term; see `episodes` for the arguments."""
+        return self.episodes(episodes, **kwargs, arrange=expert_samples)
 
     def best(self, number: int | None = None) -> Plan:
-        """The best plans by the return that they were selected by, best first, stacked; all of them if None.
+        """The best plans by selection return, best first, stacked.
 
         Args:
-            number: how many, at most.
+            number: how many, at most; None for all.
 
         Raises:
             DemonstrationError: there are no plans.
@@ -130,7 +128,7 @@ class DemonstrationSet:
         return self._best(number)[0]
 
     def returns(self, key: PRNGKeyArray, num_episodes: int) -> Float[Array, "N A"]:
-        """What the instructions alone earn, without noise: the best plan on fresh episodes; `key` is consumed.
+        """Returns of the plans alone, without noise: of the best plan in fresh episodes; `key` is consumed.
 
         With kind=episodes every plan is executed on its own initial state, all of them equally often and at least once.
 
@@ -143,24 +141,13 @@ class DemonstrationSet:
         """
         self._require_plans()
         number = 1 if self.reset_keys is None else len(self.manifest["plans"])
-        chosen, reset_keys = self._best(number)
         episodes = max(1, num_episodes // number) * number
-        return execute_batch(
-            self.environment, plan_batch(chosen, key, episodes, 0.0, reset_keys), Trajectory.episode_return
-        )
+        return execute_batch(self.environment, self._batch(key, episodes, number), Trajectory.episode_return)
 
-    def imitated_returns(
-        self,
-        key: PRNGKeyArray,
-        num_episodes: int,
-        plans: int | None = None,
-        noise: float = 0.0,
-        noise_from: float = 0.0,
-        label: str = "instructed",
-    ) -> Float[Array, "A"]:
-        """Mean undiscounted return of each agent under what is imitated, on fresh episodes; see `trajectories`."""
-        how = plans, (noise_from, noise), label
-        return jnp.mean(self._imitated(Trajectory.episode_return, key, num_episodes, *how), axis=0)
+    def imitated_returns(self, key: PRNGKeyArray, num_episodes: int, **kwargs: Any) -> Float[Array, "A"]:
+        """Mean undiscounted return of each agent in `trajectories`, which has the same arguments."""
+        returns = self.trajectories(key, num_episodes, **kwargs, arrange=Trajectory.episode_return)
+        return jnp.mean(returns, axis=0)
 
     def trajectories(
         self,
@@ -170,58 +157,35 @@ class DemonstrationSet:
         noise: float = 0.0,
         noise_from: float = 0.0,
         label: str = "instructed",
-    ) -> Trajectory:
-        """Episodes of what is imitated, `[N, T, ...]`: of a learner that imitates perfectly; `key` is consumed.
+        arrange: Arrange = unchanged,
+    ) -> Any:
+        """Fresh episodes of a learner that imitates perfectly, `[N, T, ...]`; `key` is consumed.
 
-        With label=instructed the plans are carried out without noise: who does in every state what it is told to is
-        not disturbed. With label=taken the noise is part of what is imitated.
+        With label=instructed the plans are executed without noise; with label=taken the noise is imitated, too.
 
         Args:
             key: source of the initial states, of the transitions and of the noise.
-            num_episodes: how many episodes, shared out in turn among the plans.
+            num_episodes: how many episodes, shared among the plans in turn.
             plans: use only this many plans, the best ones; None for all.
             noise: the largest share of disturbed actions, as in `episodes`.
             noise_from: the smallest share of disturbed actions.
             label: instructed or taken.
+            arrange: as in `episodes`.
 
         Raises:
             DemonstrationError: there are no plans, or there is no such label.
         """
-        return self._imitated(as_it_is, key, num_episodes, plans, (noise_from, noise), label)
-
-    def _imitated(
-        self,
-        arrange: Arrange,
-        key: PRNGKeyArray,
-        num_episodes: int,
-        plans: int | None,
-        noise: tuple[float, float],
-        label: str,
-    ) -> Any:
         self._require_plans()
-        arranged = labelled(arrange, label)
-        batch = self._batch(key, num_episodes, plans, noise if label == "taken" else (0.0, 0.0))
-        return execute_batch(self.environment, batch, arranged)
+        arrange = with_label(arrange, label)
+        low, high = (noise_from, noise) if label == "taken" else (0.0, 0.0)
+        return execute_batch(self.environment, self._batch(key, num_episodes, plans, low, high), arrange)
 
-    def _collect(
-        self,
-        arrange: Arrange,
-        execution: tuple[int | None, tuple[float, float], int],
-        plans: int | None,
-        wanted: tuple[float, bool, int | None],
-    ) -> Any:
-        episodes, noise, seed = execution
-        self._require_plans()
-        if episodes is None:
-            return _from_recorded(self._recorded(plans), arrange, wanted)
-        batch = self._batch(demonstration_key(seed), episodes, plans, noise)
-        return _from_execution(self.environment, batch, arrange, wanted)
-
-    def _batch(self, key: PRNGKeyArray, episodes: int, plans: int | None, noise: tuple[float, float]) -> Batch:
-        """The best plans in turn, with noise from the first number to the second; `key` is consumed."""
+    def _batch(
+        self, key: PRNGKeyArray, episodes: int, plans: int | None, noise_from: float = 0.0, noise: float = 0.0
+    ) -> Batch:
+        """The best plans in turn; `key` is consumed."""
         chosen, reset_keys = self._best(plans)
-        smallest, largest = noise
-        return plan_batch(chosen, key, episodes, largest, reset_keys, smallest)
+        return plan_batch(chosen, key, episodes, noise, reset_keys, noise_from)
 
     def _require_plans(self) -> None:
         if not self.manifest["plans"]:
@@ -235,7 +199,7 @@ class DemonstrationSet:
         return jax.tree.map(lambda x: x[rows], (self.plans, self.reset_keys))
 
     def _recorded(self, plans: int | None) -> Trajectory:
-        """The recorded episodes of the best plans; the plans went in turn when they were recorded."""
+        """The recorded episodes of the best plans; episode i is of plan i modulo their number."""
         if self.recorded is None:
             raise DemonstrationError(f"{self.path} holds plans only; set demonstrations.episodes to execute them.")
         kept = self._ranked(plans)
@@ -251,27 +215,42 @@ class DemonstrationSet:
         return jax.tree.map(lambda x: x[rows], self.recorded)
 
 
-def _filters_nothing(quantile: float, number: int | None, episodes: int) -> bool:
+# --- filters: how many are kept depends on the settings only, so that compiled programs fit other sets of equal size
+
+
+def best_plans(scores: Sequence[float | None], number: int | None) -> list[int]:
+    """Positions of the best plans, best first; plans without a score come last, and ties keep their order.
+
+    Args:
+        scores: each plan's score.
+        number: how many to keep, at most; None for all.
+    """
+    order = sorted(range(len(scores)), key=lambda i: math.inf if scores[i] is None else -float(scores[i] or 0.0))
+    return order[:number]
+
+
+def kept_episodes(episodes: int, quantile: float, number: int | None) -> int:
+    """How many of `episodes` `best_episodes` keeps."""
+    # Of n distinct sorted numbers, ceil(q (n - 1)) are below the quantile q; 1e-9 absorbs rounding as in 0.1 x 30.
+    below = math.ceil(quantile * (episodes - 1) - 1e-9)
+    return episodes - below if number is None else min(episodes - below, number)
+
+
+def best_episodes(
+    returns: Float[np.ndarray, "N A"], quantile: float = 0.0, per_agent: bool = False, number: int | None = None
+) -> Int[np.ndarray, "K A"]:
+    """The episodes that each agent learns from, in ascending order; ties are taken in order.
+
+    Args:
+        returns: each agent's return in each episode.
+        quantile: episodes whose return is below this quantile of all are left out.
+        per_agent: compare each agent's own returns; otherwise the mean over the agents, so that all columns are equal.
+        number: of the remaining episodes, the number of the best to keep; None for all.
+    """
+    scores = returns if per_agent else np.broadcast_to(returns.mean(axis=1, keepdims=True), returns.shape)
+    order = np.argsort(-scores, axis=0, kind="stable")
+    return np.sort(order[: kept_episodes(len(returns), quantile, number)], axis=0)
+
+
+def _keeps_all(quantile: float, number: int | None, episodes: int) -> bool:
     return quantile == 0.0 and (number is None or number >= episodes)
-
-
-def _from_recorded(recorded: Trajectory, arrange: Arrange, wanted: tuple[float, bool, int | None]) -> Any:
-    quantile, per_agent, number = wanted
-    if _filters_nothing(quantile, number, len(recorded.reward)):
-        return arrange(recorded)
-    chosen = best_episodes(np.asarray(recorded.episode_return()), quantile, per_agent, number)
-    return jax.jit(lambda trajectory, chosen: arrange(pick_per_agent(trajectory, chosen)))(recorded, chosen)
-
-
-def _from_execution(
-    environment: InstructedEnvironment, batch: Batch, arrange: Arrange, wanted: tuple[float, bool, int | None]
-) -> Any:
-    quantile, per_agent, number = wanted
-    if _filters_nothing(quantile, number, len(batch.which)):
-        return execute_batch(environment, batch, arrange)
-    # Executed twice, first for the returns alone: that takes time, where keeping all episodes would take memory.
-    returns = np.asarray(execute_batch(environment, batch, Trajectory.episode_return))
-    chosen: Int[np.ndarray, "K A"] = best_episodes(returns, quantile, per_agent, number)
-    if per_agent:
-        return execute_batch(environment, batch, arrange, jnp.asarray(chosen))
-    return execute_batch(environment, batch.take(chosen[:, 0]), arrange)

@@ -1,5 +1,5 @@
-"""Demonstration generation: a language model writes instructions, and their execution is fed back to it."""
+"""Demonstration generation: a language model writes plans, they are executed, and their results are fed back."""
 
-from leed_jax.generation.loop import Generation, Kept, Outcome, Round, generate
+from leed_jax.generation.loop import Generation, GenerationResult, KeptPlan, Round, generate
 
-__all__ = ["Generation", "Kept", "Outcome", "Round", "generate"]
+__all__ = ["Generation", "GenerationResult", "KeptPlan", "Round", "generate"]

@@ -1,4 +1,4 @@
-"""Replies turned into candidates: read, validated and compiled, each plan by itself; and the choice among them."""
+"""Candidate plans: read from replies, validated, executed and ranked."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from leed_jax.errors import BudgetError, InstructionError, LLMError
-from leed_jax.generation.collective import expanded
-from leed_jax.generation.scoring import Result, Scorer
+from leed_jax.generation.prompts import expand_all_agents
+from leed_jax.generation.scoring import PlanResult, Scorer
 from leed_jax.instructions import (
     Plan,
     Triple,
@@ -28,18 +28,17 @@ CUT_OFF = "The reply was cut off at the greatest length that was allowed; write 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """A plan that was asked for, and what came of it.
+    """A plan that was asked for, and what became of it.
 
     Attributes:
         round: the round it was asked for in.
         index: the request's place in the round.
         episode: the initial state that it is for; None for all.
-        problems: what was wrong with what the model wrote, a sentence each; of very many, the first ones and how many
-            more there were.
-        validity: the share of its triples that are executable; 0 if there was nothing to read.
+        problems: what was wrong with the reply, a sentence each, at most `MAX_PROBLEMS` and the number of the rest.
+        validity: the share of its triples that are executable; 0 without a readable reply.
         plan: the executable instructions, compiled; None unless every agent has at least one.
         triples: the same as text.
-        result: what its execution on the selection episodes showed; None before, and without a plan.
+        result: the result on the selection episodes; None before execution and without a plan.
     """
 
     round: int
@@ -49,7 +48,7 @@ class Candidate:
     validity: float
     plan: Plan | None = None
     triples: tuple[Triple, ...] = ()
-    result: Result | None = None
+    result: PlanResult | None = None
 
     @property
     def score(self) -> float | None:
@@ -58,8 +57,8 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """A request of a round, and the initial states that it asks a plan for; none if it asks for one plan for all."""
+class PlanRequest:
+    """A request and the initial states that it asks plans for; none if it asks for one plan for all states."""
 
     request: ChatRequest
     episodes: tuple[int, ...] = ()
@@ -67,16 +66,16 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A request and everything that came of it.
+    """A request and its candidates.
 
     Attributes:
         round: the round.
         index: its place in the round.
-        request: what was asked; None for a plan that was there before.
-        reply: the model's reply, or None if the endpoint gave none.
-        error: why it gave none.
-        sent: whether it was sent, as far as is known; not if a cap of the budget left no room for it.
-        candidates: a candidate for each plan that was asked for.
+        request: the request; None for a plan that was known before.
+        reply: the model's reply, or None if there was none.
+        error: why there was none.
+        sent: False if a limit of the budget kept the request from being sent.
+        candidates: one for each plan that was asked for.
     """
 
     round: int
@@ -89,7 +88,7 @@ class Attempt:
 
 
 def episode_name(episode: int) -> str:
-    """What an initial state is called in prompts and replies."""
+    """The name of an initial state in prompts and replies."""
     return f"e{episode}"
 
 
@@ -98,39 +97,39 @@ def read_attempt(
     max_instructions: int,
     round_: int,
     index: int,
-    question: Question,
+    asked: PlanRequest,
     outcome: Reply | LLMError,
 ) -> Attempt:
-    """Turn an endpoint's answer into candidates, not yet executed.
+    """Turn a reply into candidates, not yet executed.
 
     Triples that are not executable are left out and reported; the rest is a plan if every agent keeps at least one.
 
     Args:
-        vocabulary: the words of the environment in which plans are to be executed.
+        vocabulary: the environment's words.
         max_instructions: the plans' capacity.
         round_: the round.
-        index: the place in the round.
-        question: what was asked.
-        outcome: the reply, or the error that stands for it.
+        index: the request's place in the round.
+        asked: the request.
+        outcome: the reply, or the error in its place.
     """
-    targets = question.episodes or (None,)
+    episodes = asked.episodes or (None,)
     if isinstance(outcome, LLMError):
-        failed = tuple(Candidate(round_, index, episode, (), 0.0) for episode in targets)
+        failed = tuple(Candidate(round_, index, episode, (), 0.0) for episode in episodes)
         sent = not isinstance(outcome, BudgetError)
-        return Attempt(round_, index, question.request, None, str(outcome), sent, failed)
-    written = _written_plans(question, outcome.text)
-    also = (CUT_OFF,) if outcome.finish_reason == "length" else ()
+        return Attempt(round_, index, asked.request, None, str(outcome), sent, failed)
+    plans = _parse(asked, outcome.text)
+    problems = (CUT_OFF,) if outcome.finish_reason == "length" else ()
     candidates = tuple(
-        _candidate(vocabulary, max_instructions, Candidate(round_, index, episode, also, 0.0), written[episode])
-        for episode in targets
+        _candidate(vocabulary, max_instructions, Candidate(round_, index, episode, problems, 0.0), plans[episode])
+        for episode in episodes
     )
-    return Attempt(round_, index, question.request, outcome, None, True, candidates)
+    return Attempt(round_, index, asked.request, outcome, None, True, candidates)
 
 
 def known_candidate(
     vocabulary: Vocabulary, max_instructions: int, index: int, episode: int | None, triples: Sequence[Triple]
 ) -> Candidate:
-    """A plan that was there before anything was asked, not yet executed; it counts as round 0.
+    """A plan that was known before the first request, not yet executed; it counts as round 0.
 
     Raises:
         InstructionError: it is not executable.
@@ -139,25 +138,25 @@ def known_candidate(
     return Candidate(0, index, episode, (), 1.0, plan, tuple(decompile(vocabulary, plan)))
 
 
-def _written_plans(question: Question, text: str) -> dict[int | None, list[Triple] | InstructionError]:
-    """What a reply says for each of the initial states that were asked for; for None if it was one plan for all."""
+def _parse(asked: PlanRequest, text: str) -> dict[int | None, list[Triple] | InstructionError]:
+    """The triples for each initial state that was asked for; under None if one plan was asked for."""
     try:
-        if not question.episodes:
+        if not asked.episodes:
             return {None: parse_reply(text)}
-        found = parse_episodes(text, [episode_name(episode) for episode in question.episodes])
-        return {episode: found[episode_name(episode)] for episode in question.episodes}
+        found = parse_episodes(text, [episode_name(episode) for episode in asked.episodes])
+        return {episode: found[episode_name(episode)] for episode in asked.episodes}
     except InstructionError as error:
-        return dict.fromkeys(question.episodes or (None,), error)
+        return dict.fromkeys(asked.episodes or (None,), error)
 
 
 def _candidate(
-    vocabulary: Vocabulary, max_instructions: int, empty: Candidate, written: list[Triple] | InstructionError
+    vocabulary: Vocabulary, max_instructions: int, empty: Candidate, triples: list[Triple] | InstructionError
 ) -> Candidate:
-    if not isinstance(written, InstructionError):
-        written = expanded(vocabulary, written, max_instructions)
-    if isinstance(written, InstructionError):
-        return dataclasses.replace(empty, problems=(*empty.problems, str(written)))
-    checked = validate(vocabulary, written)
+    if not isinstance(triples, InstructionError):
+        triples = expand_all_agents(vocabulary, triples, max_instructions)
+    if isinstance(triples, InstructionError):
+        return dataclasses.replace(empty, problems=(*empty.problems, str(triples)))
+    checked = validate(vocabulary, triples)
     problems = (*empty.problems, *(str(error) for error in checked.errors[:MAX_PROBLEMS]))
     if len(checked.errors) > MAX_PROBLEMS:
         problems += (f"{len(checked.errors) - MAX_PROBLEMS} more instructions are not executable.",)
@@ -165,48 +164,40 @@ def _candidate(
         plan = compile_plan(vocabulary, checked.instructions, max_instructions)
     except InstructionError as error:
         return dataclasses.replace(empty, problems=(*problems, str(error)), validity=checked.validity)
-    triples = tuple(decompile(vocabulary, plan))
-    return dataclasses.replace(empty, problems=problems, validity=checked.validity, plan=plan, triples=triples)
+    names = tuple(decompile(vocabulary, plan))
+    return dataclasses.replace(empty, problems=problems, validity=checked.validity, plan=plan, triples=names)
 
 
 def execute_candidates(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with the results of their execution, in one call; those without a plan as they are.
+    """The candidates with their results, executed in one call; those without a plan are unchanged.
 
     Raises:
         EnvironmentContractError: a return is not finite.
     """
-    executable = [c for c in candidates if c.plan is not None]
-    if not executable:
+    plans = [c.plan for c in candidates if c.plan is not None]
+    if not plans:
         return list(candidates)
-    plans = stack_plans([c.plan for c in executable if c.plan is not None])
-    states = [c.episode for c in executable if c.episode is not None]
-    results = iter(scorer.results(plans, states or None))
+    states = [c.episode for c in candidates if c.plan is not None and c.episode is not None]
+    results = iter(scorer.results(stack_plans(plans), states or None))
     return [c if c.plan is None else dataclasses.replace(c, result=next(results)) for c in candidates]
 
 
 def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The executed candidates, the best one first and the earliest first of equals."""
+    """The executed candidates, best first, and the earliest first of equals."""
     executed = [(c.score, c) for c in candidates if c.score is not None]
     return [candidate for _, candidate in sorted(executed, key=lambda pair: -pair[0])]
 
 
 def distinct_plans(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The executed candidates, best first, each plan once."""
-    seen: dict[tuple[Triple, ...], Candidate] = {}
+    unique: dict[tuple[Triple, ...], Candidate] = {}
     for candidate in best_first(candidates):
-        seen.setdefault(candidate.triples, candidate)
-    return list(seen.values())
+        unique.setdefault(candidate.triples, candidate)
+    return list(unique.values())
 
 
 def distinct_behaviours(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best `count` candidates, best first, that do not all do the same.
-
-    Two plans count as the same behaviour if every agent earns the same by both in every selection episode.
-
-    Args:
-        candidates: candidates for the same initial states.
-        count: how many to choose, at most.
-    """
+    """The best `count` candidates, best first, no two of which have the same returns in every selection episode."""
     chosen: list[Candidate] = []
     for candidate in best_first(candidates):
         if len(chosen) == count:

@@ -1,6 +1,7 @@
-"""From the configuration to a model that can be asked."""
+"""From the configuration to a model that can be asked, its journal of replies, and its budget."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,25 +10,25 @@ from leed_jax.config import Config, LLMConfig
 from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import MANIFEST, TRANSCRIPT, find_set, instructed
 from leed_jax.errors import ConfigurationError
-from leed_jax.generation.random_model import NAME as RANDOM_NAME
-from leed_jax.generation.random_model import RandomModel
-from leed_jax.generation.written_model import NAME as WRITTEN_NAME
-from leed_jax.generation.written_model import WrittenModel
+from leed_jax.generation.models import RANDOM_NAME, WRITTEN_NAME, RandomModel, WrittenModel
 from leed_jax.llm import (
     Anthropic,
     ChatClient,
     ChatModel,
     Journal,
     Journalled,
+    Limits,
     LocalModel,
     Meter,
     OpenAI,
     Provider,
     Replay,
     RetryPolicy,
+    resumed_meter,
     spender_of,
 )
 
+JOURNAL = "replies.jsonl"
 _REMOTE: dict[str, Provider] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
 
@@ -35,38 +36,61 @@ _REMOTE: dict[str, Provider] = {"openai": OpenAI(), "anthropic": Anthropic()}
 async def connect(
     config: Config, journal: Path, meter: Meter, *, remember_failures: bool = False
 ) -> AsyncIterator[Journalled]:
-    """Give the model that `config.llm` names, ready to be asked, and with every reply kept.
+    """Enter the model that `config.llm` names; every reply is kept in a journal.
 
     Args:
-        config: The configuration.
-        journal: Where replies are kept, unless `llm.cache` says where.
-        meter: The limits of what is sent.
-        remember_failures: Whether what failed in a closed round fails again, unsent, after an interruption.
-
-    Yields:
-        The model behind its journal.
+        config: the configuration.
+        journal: the journal, unless `llm.cache` is set.
+        meter: the limits of what is sent.
+        remember_failures: whether a request that failed in an earlier round fails again, unsent, after an interruption.
 
     Raises:
-        ConfigurationError: A setting is missing or cannot work.
-        DemonstrationError: With llm=replay, there is no such demonstration set.
-        RunDirectoryError: The journal cannot be read.
+        ConfigurationError: a setting is missing or cannot work.
+        DemonstrationError: with llm=replay, there is no such demonstration set.
+        RunDirectoryError: the journal cannot be read.
     """
     async with make_model(config, meter) as model:
         spender = spender_of(journal.parent, shared=bool(config.llm.cache)) if remember_failures else ""
-        path = Path(config.llm.cache).expanduser() if config.llm.cache else journal
-        yield Journalled(model, Journal(path), spender, remember_failures=remember_failures)
+        yield Journalled(model, Journal(_journal_path(config, journal)), spender, remember_failures=remember_failures)
+
+
+def meter_for(config: Config, journal: Path) -> Meter:
+    """The configured limits, with what was spent before an interruption counted.
+
+    Args:
+        config: the configuration.
+        journal: the journal of the generation or run, which keeps the count. With `llm.cache` that file keeps it, in
+            the name of the journal's folder.
+
+    Raises:
+        ConfigurationError: a limit is out of range.
+        RunDirectoryError: the journal cannot be read.
+    """
+    values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
+    spender = spender_of(journal.parent, shared=bool(config.llm.cache))
+    return resumed_meter(Limits(**values), Journal(_journal_path(config, journal)), spender)
+
+
+def remove_journal(folder: Path) -> None:
+    """Remove the journal of a generation whose replies are all in the transcript, or are of no use."""
+    for name in (JOURNAL, f"{JOURNAL}.lock"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _journal_path(config: Config, journal: Path) -> Path:
+    return Path(config.llm.cache).expanduser() if config.llm.cache else journal
 
 
 def make_model(config: Config, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:
-    """Make the model that `config.llm` names, which is to be entered (`async with`); this loads and sends nothing.
+    """Make the model that `config.llm` names, to be entered with `async with`; nothing is loaded or sent yet.
 
     Args:
-        config: The configuration.
-        meter: The limits of what is sent; None for no limits.
+        config: the configuration.
+        meter: the limits of what is sent; None for no limits.
 
     Raises:
-        ConfigurationError: A setting is missing or cannot work.
-        DemonstrationError: With llm=replay, there is no such demonstration set.
+        ConfigurationError: a setting is missing or cannot work.
+        DemonstrationError: with llm=replay, there is no such demonstration set.
     """
     llm = config.llm
     check_provider(llm)
@@ -103,29 +127,25 @@ def model_name(config: Config) -> str:
     """The model's name, for folders and records.
 
     Raises:
-        DemonstrationError: With llm=replay, there is no such demonstration set.
+        DemonstrationError: with llm=replay, there is no such demonstration set.
     """
-    if config.llm.provider == "local":
-        return Path(config.llm.path).stem
-    if config.llm.provider == "random":
-        return RANDOM_NAME
-    if config.llm.provider == "written":
-        return WRITTEN_NAME
-    if config.llm.provider == "replay":
+    llm = config.llm
+    if llm.provider == "replay":
         transcript = transcript_path(config)
         try:
             name = json.loads((transcript.parent / MANIFEST).read_bytes())["model"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             name = None
         return name if isinstance(name, str) and name else transcript.stem
-    return config.llm.model
+    names = {"local": Path(llm.path).stem, "random": RANDOM_NAME, "written": WRITTEN_NAME}
+    return names.get(llm.provider, llm.model)
 
 
 def check_provider(llm: LLMConfig) -> None:
-    """Check that what the provider needs is set, and what it cannot use is not.
+    """Check that the settings which the provider needs are there, and that it can use them.
 
     Raises:
-        ConfigurationError: The first setting that is missing or cannot work.
+        ConfigurationError: the first setting that is missing or cannot work.
     """
     if llm.provider in _REMOTE:
         if not llm.model:
@@ -138,14 +158,13 @@ def check_provider(llm: LLMConfig) -> None:
     if llm.provider == "local" and not llm.path:
         raise ConfigurationError("llm.path is empty; llm=local needs a GGUF file.")
     if llm.provider == "written" and not llm.path:
-        raise ConfigurationError("llm.path is empty; llm=written needs a file that holds the instructions.")
+        raise ConfigurationError("llm.path is empty; llm=written needs a file of instructions; see --help.")
 
 
 def retry_policy(llm: LLMConfig) -> RetryPolicy:
-    """The policy that `llm.max_attempts` and `llm.timeout_s` come to."""
+    """The retry policy for `llm.max_attempts` and `llm.timeout_s`; its total time allows all attempts and waits."""
     policy = RetryPolicy(attempts=llm.max_attempts)
     between = max(policy.wait_max_s + policy.wait_jitter_s, policy.retry_after_max_s)
-    # As long as all attempts may take, with the waits between them.
     return RetryPolicy(attempts=llm.max_attempts, total_s=llm.max_attempts * (llm.timeout_s + between))
 
 
@@ -153,8 +172,8 @@ def transcript_path(config: Config) -> Path:
     """The transcript that llm=replay answers from: of `llm.path`, or else of `demonstrations.path`.
 
     Raises:
-        ConfigurationError: Neither is set.
-        DemonstrationError: There is no such demonstration set.
+        ConfigurationError: neither is set.
+        DemonstrationError: there is no such demonstration set.
     """
     path = config.llm.path or config.demonstrations.path
     if not path:

@@ -1,4 +1,4 @@
-"""The generation loop: ask, execute, tell the model what came of it, and ask again; the best plans are kept."""
+"""The generation loop: ask for plans, execute them, feed the results back, and keep the best."""
 
 import dataclasses
 import time
@@ -10,18 +10,10 @@ from jaxtyping import Float
 
 from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.errors import BudgetError, LLMError
-from leed_jax.generation.candidates import (
-    Attempt,
-    Candidate,
-    execute_candidates,
-    known_candidate,
-    read_attempt,
-)
-from leed_jax.generation.control import Control, best_of, random_plan_scores
-from leed_jax.generation.episodes import PerEpisode
-from leed_jax.generation.kinds import Keys, Kind, Task
-from leed_jax.generation.relational import Relational
-from leed_jax.generation.template import load_template
+from leed_jax.generation.candidates import Attempt, Candidate, execute_candidates, known_candidate, read_attempt
+from leed_jax.generation.kinds import Keys, Task, make_kind
+from leed_jax.generation.prompts import load_template
+from leed_jax.generation.scoring import Control
 from leed_jax.instructions import InstructedEnvironment, Triple
 from leed_jax.llm import ChatModel, Journalled, Reply, Usage, complete_all
 
@@ -30,17 +22,17 @@ OnReply = Callable[[Reply | LLMError], None]
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One round in figures.
+    """The figures of a round.
 
     Attributes:
-        index: the round, from 0; from 1 where there were plans before.
-        requests: how many requests it had, without those for which a cap left no room.
+        index: the round, from 0; from 1 where there were known plans.
+        requests: its requests, without those that a limit of the budget kept back.
         replies: how many of them got a reply.
         candidates: how many plans these requests asked for.
         executable: how many of these plans could be executed.
-        validity: mean share of executable triples over these plans, a missing or unreadable one counting as 0.
+        validity: mean share of executable triples over these plans; 0 for a missing or unreadable one.
         mean_return: mean return per agent of the executable plans, or None.
-        best_return: what the best plans of this round come to, or None.
+        best_return: return per agent of the best plans of this round, or None.
         best_so_far: the same for this and all earlier rounds, or None.
         control: the best of as many random valid plans as were asked for up to this round; None if not wanted.
         prompt_tokens: tokens read by the model.
@@ -64,8 +56,8 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Kept:
-    """A kept plan, and what it earns in episodes that played no part in its selection."""
+class KeptPlan:
+    """A kept plan and each agent's mean return in episodes that played no part in its selection."""
 
     candidate: Candidate
     report_returns: Float[np.ndarray, "A"]
@@ -77,15 +69,15 @@ class Kept:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
-    """All that a generation found.
+class GenerationResult:
+    """The result of a generation.
 
     Attributes:
         kind: the kind of plans.
         states_seed: seed of the initial states that plans are for, or None.
         prompt: name and sha256 of the prompt template.
-        rounds: a row per round.
-        attempts: every request and what came of it, in order.
+        rounds: the figures of each round.
+        attempts: every request and its candidates, in order.
         kept: the kept plans, best first.
         random_return: the mean return per agent of random actions.
         stopped: why it ended.
@@ -96,7 +88,7 @@ class Outcome:
     prompt: tuple[str, str]
     rounds: tuple[Round, ...]
     attempts: tuple[Attempt, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptPlan, ...]
     random_return: float
     stopped: str
 
@@ -107,16 +99,16 @@ class Outcome:
 
     @property
     def usage(self) -> Usage:
-        """The tokens behind the replies, whoever paid for them and when."""
+        """The tokens of all replies, those from a cache included."""
         return sum((attempt.reply.usage for attempt in self.attempts if attempt.reply is not None), Usage())
 
     @property
     def report_return(self) -> float | None:
-        """The best plan's return in the fresh episodes; with kind=episodes, the mean over the kept plans."""
+        """The best plan's return in fresh episodes; with kind=episodes, the mean over the kept plans."""
         if not self.kept:
             return None
-        shown = self.kept[:1] if self.states_seed is None else self.kept
-        return float(np.mean([kept.report_return for kept in shown]))
+        counted = self.kept[:1] if self.states_seed is None else self.kept
+        return float(np.mean([plan.report_return for plan in counted]))
 
 
 class Generation:
@@ -124,23 +116,24 @@ class Generation:
 
     Args:
         environment: where plans are executed.
-        model: who is asked.
+        model: the model.
         llm: temperature, length and concurrency of the requests.
         settings: rounds, candidates and episodes.
         seed: seed of the held-out initial states, of the control, and of the requests.
         states_seed: with kind=episodes, seed of the initial states that plans are for; None for `seed`.
-        known: plans that are there already, each with its initial state or None. They are executed, told to the model,
-            and may be kept; they stand in the record as round 0.
-        with_control: whether to work out the control.
-        on_reply: is told each outcome as it comes.
-        on_note: is told, in a sentence, what takes long.
+        known: plans that exist already, each with its initial state or None. They are executed, fed back to the model
+            and may be kept; they are recorded as round 0.
+        with_control: whether to compute the control.
+        on_reply: called with each reply or error.
+        on_note: called with a sentence before something slow.
 
     Attributes:
-        rounds: a row per round so far.
-        attempts: every request so far and what came of it.
+        kind: requests, scores and selects the plans.
+        rounds: the figures of each round so far.
+        attempts: every request so far.
 
     Raises:
-        ConfigurationError: the prompt template cannot be used, or the environment does not offer this kind of plan.
+        ConfigurationError: the prompt template cannot be used, or the environment does not support this kind of plan.
         InstructionError: a known plan is not executable.
     """
 
@@ -159,36 +152,26 @@ class Generation:
         on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._model, self._on_reply, self._on_note = model, on_reply, on_note
-        self._task = Task(
-            environment, llm, settings, load_template(settings.prompt, settings.kind), seed, Keys.from_seed(seed)
-        )
+        template = load_template(settings.prompt, settings.kind)
+        self._task = Task(environment, llm, settings, template, seed, Keys.from_seed(seed))
         self._states_seed = (seed if states_seed is None else states_seed) if settings.kind == "episodes" else None
-        self._kind: Kind = (
-            Relational(self._task) if self._states_seed is None else PerEpisode(self._task, self._states_seed)
-        )
-        self._pool: Float[np.ndarray, "R M"] | None = None
+        self.kind = make_kind(self._task, self._states_seed)
         self._with_control = with_control
         self._ended: str | None = None
         self.rounds: list[Round] = []
         self.attempts: list[Attempt] = []
-        # Round 0 is what was there before.
         self._next = 1 if known else 0
-        if known:
-            self._take_known(known)
-        self._value_before = self._kind.value(self.candidates)
-
-    def _take_known(self, known: Sequence[tuple[int | None, Sequence[Triple]]]) -> None:
-        task = self._task
         read = [
-            known_candidate(task.environment.vocabulary, task.settings.max_instructions, i, episode, triples)
+            known_candidate(environment.vocabulary, settings.max_instructions, i, episode, triples)
             for i, (episode, triples) in enumerate(known)
         ]
-        executed = execute_candidates(self._kind.scorer, read)
+        executed = execute_candidates(self.kind.scorer, read)
         self.attempts += [Attempt(0, i, None, None, None, True, (c,)) for i, c in enumerate(executed)]
+        self._value_before = self.kind.value(self.candidates)
 
     @property
     def candidates(self) -> list[Candidate]:
-        """Every candidate so far, in order, those that were known before included."""
+        """Every candidate so far, in order, known plans included."""
         return [c for attempt in self.attempts for c in attempt.candidates]
 
     @property
@@ -205,31 +188,33 @@ class Generation:
             return f"There was no better plan in {patience} rounds."
         return None
 
-    async def round(self, account: Sequence[str] = ()) -> Round:
-        """Ask, execute and compare once.
+    async def round(self, learner_feedback: Sequence[str] = ()) -> Round:
+        """Ask for plans, execute and compare them, once.
 
         Args:
-            account: sentences on what others, such as policies in training, do well and badly; told to the model.
+            learner_feedback: sentences for the model on how other policies do, such as those in training.
 
         Raises:
-            BudgetError: a cap left no room for any request of the round.
-            LLMError: no request of the round got a reply; the first error stands for all.
+            BudgetError: a limit left no room for any request of the round.
+            LLMError: no request of the round got a reply; this is the first error.
             EnvironmentContractError: a return is not finite.
         """
         started = time.monotonic()
         index = self._next
         self._next += 1
-        questions = self._kind.questions(index, self.candidates, account)
-        outcomes = await self._ask([q.request for q in questions])
-        task = self._task
+        requests = self.kind.requests(index, self.candidates, learner_feedback)
+        outcomes = await self._ask([r.request for r in requests])
+        vocabulary, capacity = self._task.environment.vocabulary, self._task.settings.max_instructions
         read = [
-            read_attempt(task.environment.vocabulary, task.settings.max_instructions, index, i, question, outcome)
-            for i, (question, outcome) in enumerate(zip(questions, outcomes, strict=True))
+            read_attempt(vocabulary, capacity, index, i, asked, outcome)
+            for i, (asked, outcome) in enumerate(zip(requests, outcomes, strict=True))
         ]
-        executed = iter(execute_candidates(self._kind.scorer, [c for attempt in read for c in attempt.candidates]))
+        executed = iter(execute_candidates(self.kind.scorer, [c for attempt in read for c in attempt.candidates]))
         fresh = [dataclasses.replace(a, candidates=tuple(next(executed) for _ in a.candidates)) for a in read]
         self.attempts += fresh
-        self._raise_if_none_answered(outcomes)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
+        if len(errors) == len(outcomes):
+            raise next((error for error in errors if isinstance(error, BudgetError)), errors[0])
         self.rounds.append(self._summarise(index, fresh, started))
         return self.rounds[-1]
 
@@ -238,37 +223,33 @@ class Generation:
             self._model, requests, self._task.llm.concurrency, lambda _, outcome: self._on_reply(outcome)
         )
         if isinstance(self._model, Journalled):
-            # Later prompts are made of these outcomes; after an interruption they must be the same again.
+            # Later prompts depend on these outcomes, which must be the same after an interruption.
             self._model.close_round(requests, outcomes)
         refused = next((outcome for outcome in outcomes if isinstance(outcome, BudgetError)), None)
         if refused is not None:
             self._ended = str(refused)
         return outcomes
 
-    def _raise_if_none_answered(self, outcomes: Sequence[Reply | LLMError]) -> None:
-        errors = [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
-        if len(errors) == len(outcomes):
-            raise next((error for error in errors if isinstance(error, BudgetError)), errors[0])
-
     def end(self, error: LLMError) -> None:
-        """Have no further round, because the last one ended in this error; what was found before stays."""
+        """Ask no more, because the last round ended in this error; earlier results stay."""
         self._ended = self._ended or f"It ended in round {self._next}, no request of which got a reply: {error}"
 
     def kept(self) -> list[Candidate]:
         """The best plans so far, best first: those that behave differently, or one for each initial state."""
-        return self._kind.kept(self.candidates)
+        return self.kind.kept(self.candidates)
 
-    def outcome(self) -> Outcome:
-        """All that was found, with the kept plans' returns in episodes that played no part in their selection."""
+    def result(self) -> GenerationResult:
+        """The result so far, with the kept plans' returns in episodes that played no part in their selection."""
         kept = self.kept()
         template = self._task.template
-        return Outcome(
+        reports = [np.mean(returns, axis=0) for returns in self.kind.report(kept)]
+        return GenerationResult(
             kind=self._task.settings.kind,
             states_seed=self._states_seed,
             prompt=(template.name, template.sha256),
             rounds=tuple(self.rounds),
             attempts=tuple(self.attempts),
-            kept=tuple(Kept(c, returns) for c, returns in zip(kept, self._kind.report(kept), strict=True)),
+            kept=tuple(KeptPlan(c, returns) for c, returns in zip(kept, reports, strict=True)),
             random_return=self.random_return,
             stopped=self.stopped or "It was ended from outside.",
         )
@@ -276,26 +257,14 @@ class Generation:
     @property
     def random_return(self) -> float:
         """The mean return per agent of random actions."""
-        return float(np.mean([baseline.score for baseline in self._kind.baselines]))
+        return float(np.mean([baseline.score for baseline in self.kind.baselines]))
 
     def _control(self) -> Control | None:
-        """The best of as many random valid plans as the model was asked for."""
         if not self._with_control:
             return None
-        task, kind = self._task, self._kind
-        if self._pool is None:
-            self._on_note(f"Executing {task.settings.control_plans} random valid plans, to compare with.")
-            self._pool = random_plan_scores(
-                task.environment.vocabulary,
-                kind.scorer,
-                task.keys.control,
-                max_instructions=task.settings.max_instructions,
-                candidates=task.settings.candidates,
-                count=task.settings.control_plans,
-                states=kind.states,
-            )
-        asked = [c for a in self.attempts if a.sent and a.request is not None for c in a.candidates]
-        return best_of(self._pool, kind.asked(asked), np.array([baseline.score for baseline in kind.baselines]))
+        if not self.rounds:
+            self._on_note(f"Executing {self._task.settings.control_plans} random valid plans, to compare with.")
+        return self.kind.control([c for a in self.attempts if a.sent and a.request is not None for c in a.candidates])
 
     def _summarise(self, index: int, fresh: Sequence[Attempt], started: float) -> Round:
         sent = [attempt for attempt in fresh if attempt.sent]
@@ -311,8 +280,8 @@ class Generation:
             executable=len(scores),
             validity=float(np.mean([c.validity for c in asked])),
             mean_return=float(np.mean(scores)) if scores else None,
-            best_return=self._kind.value(asked),
-            best_so_far=self._kind.value(self.candidates),
+            best_return=self.kind.value(asked),
+            best_so_far=self.kind.value(self.candidates),
             control=self._control(),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -320,17 +289,15 @@ class Generation:
         )
 
 
-async def generate(generation: Generation, on_round: Callable[[Round], None] = lambda _: None) -> Outcome:
-    """Go on round by round until all are done, no better plan comes, a cap is reached, or a round gets no reply.
-
-    The first round must get one; from then on what was found, and paid for, is worth more than an error.
+async def generate(generation: Generation, on_round: Callable[[Round], None] = lambda _: None) -> GenerationResult:
+    """Run rounds until all are done, no better plan comes, a limit is reached, or a round gets no reply.
 
     Args:
-        generation: what to go on with.
+        generation: what to run.
         on_round: called after each round.
 
     Raises:
-        LLMError: no request of the first round got a reply; BudgetError if that was for a cap.
+        LLMError: no request of the first round got a reply. Later errors end the generation; its results stay.
     """
     while generation.stopped is None:
         try:
@@ -339,4 +306,4 @@ async def generate(generation: Generation, on_round: Callable[[Round], None] = l
             if not generation.rounds:
                 raise
             generation.end(error)
-    return generation.outcome()
+    return generation.result()

@@ -1,4 +1,4 @@
-"""A generation written down: manifest, transcript and arrays; and what is needed to go on with one or to repeat it."""
+"""A generation on disk: its folder, its manifest, transcript and arrays, and the settings to repeat it."""
 
 import contextlib
 import dataclasses
@@ -26,22 +26,24 @@ from leed_jax.errors import RunDirectoryError
 from leed_jax.files import LOCK, lock_folder
 from leed_jax.generation.candidates import Attempt, Candidate
 from leed_jax.generation.connect import model_name, transcript_path
-from leed_jax.generation.loop import Kept, Outcome
-from leed_jax.generation.template import packaged_names
+from leed_jax.generation.loop import GenerationResult, KeptPlan
+from leed_jax.generation.prompts import packaged_names
 from leed_jax.instructions import InstructedEnvironment, PrimitiveInstructions, Trajectory, stack_plans
-from leed_jax.llm import Journal, Limits, Meter, Spending, resumed_meter, spender_of
+from leed_jax.llm import Spending
 from leed_jax.version import __version__
 
 PLOT = "rounds.png"
-JOURNAL = "replies.jsonl"
-_DISTURBED = ("noise", "noise_from", "seed")
+_EXECUTION = ("noise", "noise_from", "seed")
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
 
 
 def output_folder(config: Config) -> Path | None:
     """Where the set goes: `generate.out`, or `demos/ENVIRONMENT/MODEL` below the working directory.
 
     Returns:
-        The folder; None for recorded replies that are asked for again, unless `generate.out` is set.
+        The folder; None for llm=replay without `generate.out`.
 
     Raises:
         DemonstrationError: the model's name cannot be read from the recorded set.
@@ -51,21 +53,21 @@ def output_folder(config: Config) -> Path | None:
     if config.llm.provider == "replay":
         return None
     module = str(config.env.get("name", "")).partition(":")[0].rpartition(".")[2]
-    # A model's name may be a path or hold one; only harmless characters become part of a folder's name.
+    # The name may be or contain a path, so only harmless characters are used.
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name(config)).strip("-.") or "model"
     suffix = "" if config.generate.kind == "relational" else f"-{config.generate.kind}"
     return Path("demos") / module / f"{model}{suffix}"
 
 
 @contextlib.contextmanager
-def claimed(folder: Path | None) -> Iterator[Path]:
-    """Make a folder for a new set and hold it for this process alone; one without anything in it is removed again.
+def locked_folder(folder: Path | None) -> Iterator[Path]:
+    """Make a folder for a new set and lock it for this process; if it stays empty it is removed again.
 
     Args:
         folder: the folder; None for a temporary one.
 
     Raises:
-        RunDirectoryError: there is a finished set in it, another process holds it, or it cannot be made.
+        RunDirectoryError: it holds a finished set, is in use by another process, or cannot be made.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="leed_jax") as temporary:
@@ -85,7 +87,7 @@ def claimed(folder: Path | None) -> Iterator[Path]:
             "or choose another folder with generate.out=."
         )
     try:
-        # Before the lock was taken another process may have come and gone.
+        # Another process may have finished before the lock was taken.
         _check_free(folder)
         yield folder
     finally:
@@ -102,46 +104,30 @@ def _check_free(folder: Path) -> None:
         raise RunDirectoryError(f"{folder} is not a folder; choose another one with generate.out=.")
 
 
-def remove_journal(folder: Path) -> None:
-    """Remove the journal of a generation whose transcript holds every reply, or that never got one."""
-    for name in (JOURNAL, f"{JOURNAL}.lock"):
-        (folder / name).unlink(missing_ok=True)
+# --- settings ---------------------------------------------------------------------------------------------------
 
 
-def meter_for(config: Config, journal: Path) -> Meter:
-    """The configured limits, with what was spent before an interruption already counted.
+def effective_settings(config: Config) -> tuple[Config, int | None]:
+    """The settings that a generation runs with, where the provider decides some of them.
 
-    Args:
-        config: the configuration.
-        journal: the journal in the folder of the generation, or of the run that it belongs to. The count is kept in it,
-            so that it moves with the folder, or in `llm.cache` where that is set, on the account of that folder.
-
-    Raises:
-        ConfigurationError: a limit is out of range.
-        RunDirectoryError: the journal cannot be read.
-    """
-    values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
-    path = Path(config.llm.cache).expanduser() if config.llm.cache else journal
-    spender = spender_of(journal.parent, shared=bool(config.llm.cache))
-    return resumed_meter(Limits(**values), Journal(path), spender)
-
-
-def recorded_settings(config: Config) -> tuple[Config, int | None]:
-    """With llm=replay, the settings under which the replies were recorded, as no others have an answer.
+    A written file is one reply, so it is asked for once. Recorded replies exist only for the settings under which they
+    were recorded; without a manifest beside the transcript these are unknown, and nothing is changed.
 
     Args:
         config: the configuration; its `generate.out` is kept.
 
     Returns:
-        The configuration with the recorded settings, and the seed of the initial states that plans are for, or None.
-        A transcript without a manifest beside it leaves everything as it is.
+        The configuration, and the recorded seed of the initial states that plans are for, or None.
 
     Raises:
         ConfigurationError: the manifest holds settings that cannot be used.
         DemonstrationError: there is no such set, or its manifest is damaged.
     """
-    folder = transcript_path(config).parent
-    if config.llm.provider != "replay" or not (folder / MANIFEST).is_file():
+    if config.llm.provider == "written":
+        episodes = config.generate.episodes
+        once = dataclasses.replace(config.generate, rounds=1, candidates=1, episodes_per_prompt=episodes)
+        return dataclasses.replace(config, generate=once), None
+    if config.llm.provider != "replay" or not ((folder := transcript_path(config).parent) / MANIFEST).is_file():
         return config, None
     manifest = read_manifest(folder)
     recorded = manifest["settings"]
@@ -150,58 +136,61 @@ def recorded_settings(config: Config) -> tuple[Config, int | None]:
     if not config.generate.prompt and prompt in packaged_names():
         values["generate"]["prompt"] = prompt
     values["generate"] |= {k: v for k, v in recorded.items() if k in values["generate"] and k not in ("out", "prompt")}
-    # Whatever ended the recording, it ended there.
+    # As many rounds as there were, whatever ended them.
     values["generate"] |= {"kind": manifest["kind"], "rounds": max(1, len(manifest["rounds"])), "patience": 0}
     values["llm"] |= {k: recorded[k] for k in ("temperature", "max_tokens") if k in recorded}
     values["seed"] = recorded.get("seed", config.seed)
     how = manifest["recorded"]
     if how is not None:
         values["generate"]["recorded_episodes"] = how["episodes"]
-        values["demonstrations"] |= {name: how.get(name, 0.0) for name in _DISTURBED}
+        values["demonstrations"] |= {name: how.get(name, 0.0) for name in _EXECUTION}
     return from_dictionary(values), manifest["states_seed"]
 
 
+# --- the set ----------------------------------------------------------------------------------------------------
+
+
 def write_set(
-    folder: Path, config: Config, environment: InstructedEnvironment, outcome: Outcome, spent: Spending | None = None
+    folder: Path,
+    config: Config,
+    environment: InstructedEnvironment,
+    result: GenerationResult,
+    spent: Spending | None = None,
 ) -> None:
-    """Write a generation as a demonstration set; one without any plan is written, too, as an attempt.
+    """Write a generation as a demonstration set, even if no plan could be executed.
 
     Args:
         folder: the set's folder.
-        config: what it was made with.
+        config: the configuration.
         environment: what it was made for.
-        outcome: what came of it.
+        result: the result of the generation.
         spent: what was paid for it; None to count the replies.
     """
-    recorded = _recorded(config, environment, outcome)
+    recorded = _recorded(config, environment, result)
     transcript = "".join(
-        json.dumps(_transcript_line(outcome, attempt), ensure_ascii=True, allow_nan=False) + "\n"
-        for attempt in outcome.attempts
+        json.dumps(_transcript_line(result, attempt), ensure_ascii=True, allow_nan=False) + "\n"
+        for attempt in result.attempts
     )
-    manifest = _manifest(config, outcome, spending(outcome, spent), recorded is not None)
+    manifest = _manifest(config, result, spending(result, spent), recorded is not None)
     target = environment.environment if isinstance(environment, PrimitiveInstructions) else environment
     save_demonstrations(folder, manifest, target, transcript.encode(), recorded)
 
 
-def spending(outcome: Outcome, spent: Spending | None) -> Spending:
-    """What was paid for a generation: as it was counted on the way, or else what its replies took when they were sent.
-
-    Replies from a cache cost nothing now; what they took is in `outcome.usage`.
-    """
+def spending(result: GenerationResult, spent: Spending | None) -> Spending:
+    """What was paid for a generation: `spent`, or else what its replies cost when they were first sent."""
     if spent is not None:
         return spent
-    replies = [attempt.reply for attempt in outcome.attempts if attempt.reply is not None]
-    return Spending(len(replies), outcome.usage)
+    return Spending(sum(attempt.reply is not None for attempt in result.attempts), result.usage)
 
 
-def _recorded(config: Config, environment: InstructedEnvironment, outcome: Outcome) -> Trajectory | None:
-    plans = [kept.candidate.plan for kept in outcome.kept if kept.candidate.plan is not None]
+def _recorded(config: Config, environment: InstructedEnvironment, result: GenerationResult) -> Trajectory | None:
+    plans = [kept.candidate.plan for kept in result.kept if kept.candidate.plan is not None]
     if not plans or not config.generate.recorded_episodes:
         return None
     reset_keys = None
-    if outcome.states_seed is not None:
-        own = [kept.candidate.episode for kept in outcome.kept if kept.candidate.episode is not None]
-        reset_keys = initial_state_keys(outcome.states_seed, config.generate.episodes)[np.array(own)]
+    if result.states_seed is not None:
+        episodes = [kept.candidate.episode for kept in result.kept if kept.candidate.episode is not None]
+        reset_keys = initial_state_keys(result.states_seed, config.generate.episodes)[np.array(episodes)]
     return execute_episodes(
         environment,
         stack_plans(plans),
@@ -213,29 +202,29 @@ def _recorded(config: Config, environment: InstructedEnvironment, outcome: Outco
     )
 
 
-def _manifest(config: Config, outcome: Outcome, spent: Spending, with_arrays: bool) -> dict[str, Any]:
-    name, sha256 = outcome.prompt
-    left_out = ("out", "prompt", "refresh_every")
+def _manifest(config: Config, result: GenerationResult, spent: Spending, with_arrays: bool) -> dict[str, Any]:
+    name, sha256 = result.prompt
+    omitted = ("out", "prompt", "refresh_every")
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "leed_jax": __version__,
         "provider": config.llm.provider,
         "model": model_name(config),
         "prompt": {"name": name, "sha256": sha256},
-        "kind": outcome.kind,
+        "kind": result.kind,
         "settings": {
             "seed": config.seed,
             "temperature": config.llm.temperature,
             "max_tokens": config.llm.max_tokens,
             "response_format": config.llm.response_format,
-            **{k: v for k, v in dataclasses.asdict(config.generate).items() if k not in left_out},
+            **{k: v for k, v in dataclasses.asdict(config.generate).items() if k not in omitted},
         },
         "max_instructions": config.generate.max_instructions,
-        "plans": [_plan_entry(kept) for kept in outcome.kept],
-        "states_seed": outcome.states_seed,
-        "random_return_per_agent": outcome.random_return,
-        "rounds": [dataclasses.asdict(r) for r in outcome.rounds],
-        "stopped": outcome.stopped,
+        "plans": [_plan_entry(kept) for kept in result.kept],
+        "states_seed": result.states_seed,
+        "random_return_per_agent": result.random_return,
+        "rounds": [dataclasses.asdict(r) for r in result.rounds],
+        "stopped": result.stopped,
         "usage": {"calls": spent.calls, **spent.usage.to_dict(), "cost": spent.cost},
         "recorded": _how_recorded(config) if with_arrays else None,
     }
@@ -243,12 +232,12 @@ def _manifest(config: Config, outcome: Outcome, spent: Spending, with_arrays: bo
 
 def _how_recorded(config: Config) -> dict[str, Any]:
     how: dict[str, Any] = {"episodes": config.generate.recorded_episodes}
-    how |= {name: getattr(config.demonstrations, name) for name in _DISTURBED}
-    # Left out where there is none, as in sets from before there was such a setting.
+    how |= {name: getattr(config.demonstrations, name) for name in _EXECUTION}
+    # Omitted where it is 0, as in sets from before the setting existed.
     return how if config.demonstrations.noise_from else {k: v for k, v in how.items() if k != "noise_from"}
 
 
-def _plan_entry(kept: Kept) -> dict[str, Any]:
+def _plan_entry(kept: KeptPlan) -> dict[str, Any]:
     candidate = kept.candidate
     return {
         "triples": [list(triple) for triple in candidate.triples],
@@ -262,8 +251,8 @@ def _plan_entry(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _transcript_line(outcome: Outcome, attempt: Attempt) -> dict[str, Any]:
-    name, sha256 = outcome.prompt
+def _transcript_line(result: GenerationResult, attempt: Attempt) -> dict[str, Any]:
+    name, sha256 = result.prompt
     line: dict[str, Any] = {
         "round": attempt.round,
         "candidate": attempt.index,
@@ -274,7 +263,7 @@ def _transcript_line(outcome: Outcome, attempt: Attempt) -> dict[str, Any]:
         "sent": attempt.sent,
     }
     entries = [_candidate_entry(candidate) for candidate in attempt.candidates]
-    return {**line, **(entries[0] if outcome.states_seed is None else {"plans": entries})}
+    return {**line, **(entries[0] if result.states_seed is None else {"plans": entries})}
 
 
 def _candidate_entry(candidate: Candidate) -> Mapping[str, Any]:

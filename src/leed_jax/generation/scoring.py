@@ -1,4 +1,4 @@
-"""Plans executed on held-out episodes, all of them on the same ones, and what came of each."""
+"""Plans scored on held-out episodes, and the control: the best of as many random valid plans."""
 
 import dataclasses
 import functools
@@ -8,15 +8,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from leed_jax.errors import EnvironmentContractError
-from leed_jax.instructions import Execution, InstructedEnvironment, Plan, Vocabulary, measured_execution, written
+from leed_jax.instructions import (
+    Execution,
+    InstructedEnvironment,
+    Plan,
+    Vocabulary,
+    measured_execution,
+    random_plan,
+    written,
+)
+from leed_jax.learning.episodes import measured_play, random_chooser
+
+_BOOTSTRAP_SAMPLES = 200
+_DRAWS = 4000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Result:
-    """What came of a plan.
+class PlanResult:
+    """The result of executing a plan.
 
     Attributes:
         returns: the undiscounted return of each agent in each episode, `[N, A]`.
@@ -40,14 +52,14 @@ class Result:
 
 
 class Scorer:
-    """Executes plans on one and the same set of episodes, in calls of one size, so that it is compiled once.
+    """Executes plans on the same set of episodes, in batches of one size, so that it is compiled once.
 
     Args:
         environment: where to execute.
-        keys: one key per episode, the same ones for every plan.
-        batch: the number of plans in one call; fewer are padded.
-        initial: keys of particular initial states; each plan starts from one of them in all of its episodes, and `keys`
-            decides the rest. None for initial states that come from `keys`.
+        keys: one key per episode, the same for every plan.
+        batch: the number of plans per call; fewer are padded.
+        initial: keys of given initial states; each plan starts from one of them in all of its episodes, and `keys`
+            gives the transitions. None to draw the initial states from `keys`, too.
     """
 
     def __init__(
@@ -60,12 +72,12 @@ class Scorer:
         self._environment = environment
         self._keys, self._batch, self._initial = keys, batch, initial
 
-    def results(self, plans: Plan, states: Sequence[int] | Int[np.ndarray, "P"] | None = None) -> list[Result]:
-        """Execute plans and tell what came of each.
+    def results(self, plans: Plan, states: Sequence[int] | Int[np.ndarray, "P"] | None = None) -> list[PlanResult]:
+        """Execute plans.
 
         Args:
             plans: plans stacked on a leading axis `P`.
-            states: for each plan, which of the particular initial states it starts from.
+            states: for each plan, the index of its initial state.
 
         Raises:
             EnvironmentContractError: a return is not finite.
@@ -73,7 +85,7 @@ class Scorer:
         executed = self._execute(plans, states)
         command, parameter, length = (np.asarray(x) for x in (plans.command, plans.parameter, plans.length))
         return [
-            Result(
+            PlanResult(
                 executed.returns[i],
                 {name: float(values[i]) for name, values in executed.measures.items()},
                 _usage(self._environment.vocabulary, command[i], parameter[i], length[i], executed.shares[i]),
@@ -90,7 +102,6 @@ class Scorer:
         chosen = None if self._initial is None else self._initial[np.asarray(states)]
         parts = []
         for start in range(0, count, self._batch):
-            # What is too much in the last part repeats its first plan.
             index = start + np.arange(self._batch)
             index = np.where(index < count, index, start)
             some = jax.tree.map(lambda x, i=index: x[i], (plans, chosen))
@@ -98,13 +109,13 @@ class Scorer:
             parts.append(jax.tree.map(lambda x, n=count - start: np.asarray(x)[:n], part))
         whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         if not np.all(np.isfinite(whole.returns)):
-            raise EnvironmentContractError("An executed plan's return is not finite; mend the environment's rewards.")
+            raise EnvironmentContractError("An executed plan's return is not finite; check the environment's rewards.")
         return whole
 
 
 @functools.partial(jax.jit, static_argnames="environment")
 def _execute(environment: InstructedEnvironment, plans: Plan, initial: Any, keys: Any) -> Execution:
-    """Every plan in every episode: returns, and the means over episodes of all else."""
+    """Every plan in every episode: returns, and the means over episodes of measures and shares."""
 
     def one(plan: Plan, reset_key: Any, key: Any) -> Execution:
         return measured_execution(environment, plan, key, reset_key)
@@ -116,10 +127,114 @@ def _execute(environment: InstructedEnvironment, plans: Plan, initial: Any, keys
 
 
 def _usage(vocabulary: Vocabulary, command: Any, parameter: Any, length: Any, shares: Any) -> Any:
-    """The share of all agents' time for which each command and parameter was in force."""
+    """The share of all agents' time for which each pair of command and parameter was in force."""
     total: dict[str, float] = {}
     for agent, count in enumerate(length):
         for c, p, share in zip(command[agent, :count], parameter[agent, :count], shares[agent, :count], strict=True):
             words = f"{written(vocabulary.commands[c].name)} {written(vocabulary.parameters[p].name)}"
             total[words] = total.get(words, 0.0) + float(share) / len(length)
     return tuple(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def random_play(
+    environment: InstructedEnvironment, key: Any, episodes: int, reset_keys: Any = None
+) -> tuple[Float[np.ndarray, "E A"], dict[str, Float[np.ndarray, "E"]]]:
+    """Returns and measures of episodes of random actions; see `measured_play`."""
+    return jax.tree.map(np.asarray, _random_play(environment, key, episodes, reset_keys))
+
+
+@functools.partial(jax.jit, static_argnames=("environment", "episodes"))
+def _random_play(environment: InstructedEnvironment, key: Any, episodes: int, reset_keys: Any) -> Any:
+    return measured_play(environment, random_chooser(environment), key, episodes, reset_keys)
+
+
+# --- the control ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """The best of `candidates` random valid plans, over many draws.
+
+    Attributes:
+        candidates: the number of plans that the best is taken of; with kind=episodes, for each initial state.
+        mean: expected return per agent of the best.
+        error: standard error of the mean, from the finite number of plans that were scored.
+        low: 2.5 % quantile over draws.
+        high: 97.5 % quantile over draws.
+    """
+
+    candidates: int
+    mean: float
+    error: float
+    low: float
+    high: float
+
+
+def random_plan_scores(
+    vocabulary: Vocabulary,
+    scorer: Scorer,
+    key: PRNGKeyArray,
+    *,
+    max_instructions: int,
+    candidates: int,
+    count: int,
+    states: int = 0,
+) -> Float[np.ndarray, "R M"]:
+    """Scores of `count` random valid plans on the selection episodes, a row for each initial state.
+
+    Their lengths are limited as those of a round's candidates: to 1, 2, ... `max_instructions` in turn.
+
+    Args:
+        vocabulary: the environment's words.
+        scorer: scores them on the episodes of the model's plans.
+        key: source of the plans; consumed.
+        max_instructions: the most instructions of an agent.
+        candidates: the number of candidates of a round.
+        count: the number of plans.
+        states: the number of the scorer's initial states; 0 for one row over all episodes.
+    """
+    longest = 1 + (np.arange(count) % candidates) % max_instructions
+    plans = _random_plans(vocabulary, jax.random.split(key, count), max_instructions, longest)
+    if not states:
+        return scorer.scores(plans)[None]
+    repeated = jax.tree.map(lambda x: jnp.tile(x, (states,) + (1,) * (x.ndim - 1)), plans)
+    return scorer.scores(repeated, np.repeat(np.arange(states), count)).reshape(states, count)
+
+
+@functools.partial(jax.jit, static_argnames=("vocabulary", "max_instructions"))
+def _random_plans(vocabulary: Vocabulary, keys: Any, max_instructions: int, longest: Any) -> Plan:
+    return jax.vmap(lambda key, n: random_plan(vocabulary, key, max_instructions, n))(keys, longest)
+
+
+def best_of(pool: Float[np.ndarray, "R M"], counts: Int[np.ndarray, "R"], fallback: Float[np.ndarray, "R"]) -> Control:
+    """The distribution of the best of n plans, drawn with replacement from scored ones; the mean over rows.
+
+    There is a row for each initial state that has its own plan. With F a row's distribution, the best of n is at most
+    x with probability F(x)^n. The standard error of the mean is by bootstrap over plans, which are shared by the rows.
+    The quantiles are those of stratified draws.
+
+    Args:
+        pool: the scores.
+        counts: n for each row.
+        fallback: the value of a row whose count is 0.
+    """
+    random = np.random.default_rng(0)
+    rows, plans = pool.shape
+    mean, means, draws = 0.0, np.zeros(_BOOTSTRAP_SAMPLES), np.zeros(_DRAWS)
+    samples: Int[np.ndarray, "B R"] | None = None
+    uniform = (np.arange(_DRAWS) + 0.5) / _DRAWS
+    for scores, count, instead in zip(pool, counts, fallback, strict=True):
+        if count == 0:
+            mean, draws = mean + instead / rows, draws + instead / rows
+            continue
+        ordered = np.sort(scores)
+        below = (np.arange(len(ordered) + 1) / len(ordered)) ** count
+        mean += float(np.sum(ordered * np.diff(below))) / rows
+        # Drawn for each row, though only the first is used: the recorded quantiles depend on the draws after it.
+        drawn = random.integers(0, plans, (_BOOTSTRAP_SAMPLES, plans))
+        samples = drawn if samples is None else samples
+        means += np.sort(scores[samples], axis=-1) @ np.diff(below) / rows
+        place = np.minimum(np.searchsorted(below[1:], random.permutation(uniform)), len(ordered) - 1)
+        draws += ordered[place] / rows
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return Control(int(np.max(counts)), float(mean), float(np.std(means)), low, high)

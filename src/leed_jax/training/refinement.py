@@ -19,11 +19,11 @@ from leed_jax.config import Config
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.errors import RunDirectoryError
 from leed_jax.files import append_line, write_whole
-from leed_jax.generation.account import learners_account
 from leed_jax.generation.candidates import Candidate
-from leed_jax.generation.connect import connect
+from leed_jax.generation.connect import JOURNAL, connect, meter_for
+from leed_jax.generation.feedback import learner_lines
 from leed_jax.generation.loop import Generation
-from leed_jax.generation.record import JOURNAL, meter_for, write_set
+from leed_jax.generation.record import write_set
 from leed_jax.instructions import InstructedEnvironment
 from leed_jax.learning.episodes import measured_play
 from leed_jax.learning.experts import Experts
@@ -194,7 +194,7 @@ class _Conversation:
         if plans == self._in_use:
             return Refresh(request.update, figures.best_so_far)
         folder = self._directory / FOLDER / f"{request.update:08d}"
-        write_set(folder, self._config, self._environment, self._generation.outcome())
+        write_set(folder, self._config, self._environment, self._generation.result())
         fresh = load_demonstrations(str(folder), self._setup.environment)
         experts = jax.block_until_ready(make_experts(self._setup.config, fresh))
         # Here, where an error is a remark, and not between two chunks.
@@ -212,7 +212,7 @@ class _Conversation:
         results = [candidate.result for candidate in kept if candidate.result is not None]
         if not results:
             return []
-        return learners_account(
+        return learner_lines(
             self._environment,
             np.asarray(returns),
             np.mean([result.by_agent for result in results], axis=0),

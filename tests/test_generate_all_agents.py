@@ -12,10 +12,8 @@ from scripted import RETURN, SMALL, Scripted, text
 
 from leed_jax.config import LLMConfig
 from leed_jax.errors import PlanShapeError
-from leed_jax.generation.collective import collected, expanded
 from leed_jax.generation.loop import Generation, generate
-from leed_jax.generation.prompt import reply_schema
-from leed_jax.generation.template import load_template
+from leed_jax.generation.prompts import collapse_all_agents, expand_all_agents, load_template, reply_schema
 from leed_jax.instructions import Vocabulary
 from leed_jax.llm import ChatRequest
 
@@ -36,9 +34,9 @@ def outcome_of(reply: str, **settings):
 
 def test_one_for_all_becomes_one_for_each() -> None:
     triples = [("Walk", "mark_1", "agent_1"), *map(tuple, TOGETHER)]
-    assert expanded(WORDS, triples, 2) == [triples[0], *EACH]
-    assert expanded(WORDS, EACH, 2) == EACH
-    refused = expanded(WORDS, triples, 1)
+    assert expand_all_agents(WORDS, triples, 2) == [triples[0], *EACH]
+    assert expand_all_agents(WORDS, EACH, 2) == EACH
+    refused = expand_all_agents(WORDS, triples, 1)
     assert isinstance(refused, PlanShapeError)
     assert "More than 1 instructions for all_agents" in str(refused)
 
@@ -47,21 +45,21 @@ def test_an_agent_of_that_name_is_meant_alone() -> None:
     words = dataclasses.replace(WORDS, agents=("all_agents", "agent_1"))
     assert isinstance(words, Vocabulary)
     triples = [("Walk", "mark_1", "all_agents"), ("Walk", "mark_1", "agent_1")]
-    assert expanded(words, triples, 1) == collected(words, triples) == triples
+    assert expand_all_agents(words, triples, 1) == collapse_all_agents(words, triples) == triples
 
 
 def test_a_plan_is_collected_if_all_agents_have_the_same() -> None:
     agent_by_agent = [EACH[0], EACH[2], EACH[1], EACH[3]]
-    assert collected(WORDS, agent_by_agent) == [tuple(triple) for triple in TOGETHER]
+    assert collapse_all_agents(WORDS, agent_by_agent) == [tuple(triple) for triple in TOGETHER]
     for other in (EACH[:3], [*EACH[:3], ("Stay", "forever", "agent_0")], [EACH[0], EACH[2], EACH[3], EACH[1]]):
-        assert collected(WORDS, other) == other
+        assert collapse_all_agents(WORDS, other) == other
 
 
 def test_only_a_template_that_tells_of_it_lets_replies_be_short() -> None:
-    assert load_template("plan_teams_v1", "relational").collective
-    assert not load_template("", "relational").collective
+    assert load_template("plan_teams_v1", "relational").offers_all_agents
+    assert not load_template("", "relational").offers_all_agents
     answer = {"idea": "go", "instructions": TOGETHER[:1]}
-    assert jsonschema.Draft202012Validator(reply_schema(WORDS, 2, collective=True)).is_valid(answer)
+    assert jsonschema.Draft202012Validator(reply_schema(WORDS, 2, all_agents=True)).is_valid(answer)
     assert not jsonschema.Draft202012Validator(reply_schema(WORDS, 2)).is_valid(answer)
     assert jsonschema.Draft202012Validator(reply_schema(WORDS, 2, True, True)).is_valid(answer)
     barred = {"idea": "go", "instructions": [*TOGETHER, ["Walk", "mark_1", "nobody"]]}
@@ -96,4 +94,4 @@ def test_too_many_for_all_are_refused_before_they_are_written_out() -> None:
 def test_a_template_of_ones_own_may_tell_of_it(tmp_path: Path) -> None:
     own = tmp_path / "own.md"
     own.write_text("{description} {agents} {commands} {parameters} or all_agents")
-    assert load_template(str(own), "relational").collective
+    assert load_template(str(own), "relational").offers_all_agents
