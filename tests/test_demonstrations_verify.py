@@ -1,4 +1,4 @@
-"""`python -m leed_jax.demonstrations verify`: sound sets pass, forged and broken ones do not."""
+"""`python -m leed_jax.demonstrations verify`: sound sets pass, broken ones and wrong figures do not."""
 
 import json
 import os
@@ -25,6 +25,7 @@ from set_folders import (
 )
 from tiny_run import quick_compilation
 
+from leed_jax.cli.generate import main as generate
 from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import find_set, load_demonstrations, load_verified, read_manifest, recorded_sets
 
@@ -71,62 +72,81 @@ def test_recorded_sets_are_what_they_say(capsys: Any) -> None:
     assert output.count("The sha256 of manifest.json and of each file") == 2
 
 
-def forge_return(manifest: dict[str, Any]) -> None:
-    manifest["plans"][0] |= {"report_return_per_agent": -0.58, "report_returns": [-0.58] * 3}
-    manifest["settings"]["report_episodes"] = 1
+def change_return(manifest: dict[str, Any]) -> None:
+    manifest["plans"][0] |= {"report_return_per_agent": 99.0, "report_returns": [99.0] * 2}
 
 
-def forge_control(manifest: dict[str, Any]) -> None:
-    for r in manifest["rounds"]:
-        r["control"] |= {"mean": -60.0, "low": -70.0, "high": -50.0}
+def change_control(manifest: dict[str, Any]) -> None:
+    manifest["rounds"][0]["control"] |= {"mean": -60.0, "low": -70.0, "high": -50.0}
 
 
-def forge_random(manifest: dict[str, Any]) -> None:
+def change_random(manifest: dict[str, Any]) -> None:
     manifest["random_return_per_agent"] = -99.0
 
 
-def forge_validity(manifest: dict[str, Any]) -> None:
-    manifest["rounds"][-1]["validity"] = 1.0
+def remove_setting(manifest: dict[str, Any]) -> None:
+    del manifest["settings"]["control_plans"]
 
 
-def forge_count(manifest: dict[str, Any]) -> None:
-    manifest["rounds"][0]["executable"] += 1
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of random plans with recorded settings, a control and a report."""
+    out = tmp_path_factory.mktemp("generated") / "set"
+    sizes = {"rounds": 1, "candidates": 3, "selection_episodes": 4, "report_episodes": 8, "control_plans": 20}
+    settings = [f"generate.{name}={value}" for name, value in sizes.items()]
+    assert generate(["env.name=probes:Line", "llm=random", f"generate.out={out}", *settings]) == 0
+    return out
 
 
-@pytest.mark.parametrize("forge", [forge_return, forge_control, forge_random, forge_validity, forge_count])
-def test_a_forged_figure_is_found_though_all_hashes_are_right(
-    capsys: Any, tmp_path: Path, forge: Callable[[dict[str, Any]], None]
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (change_return, "reported return of plans[0]"),
+        (change_control, "mean of the control of round 0"),
+        (change_random, "random_return_per_agent"),
+        (remove_setting, "settings.control_plans=None"),
+    ],
+)
+def test_a_wrong_figure_is_found_though_all_hashes_are_right(
+    capsys: Any, tmp_path: Path, generated: Path, change: Callable[[dict[str, Any]], None], what: str
 ) -> None:
-    folder = Path(shutil.copytree(find_set(RECORDED), tmp_path / "set"))
+    folder = Path(shutil.copytree(generated, tmp_path / "set"))
     manifest = read_json(folder)
-    forge(manifest)
-    changed = ("plans", "rounds", "settings", "random_return_per_agent")
-    edit_manifest(folder, **{name: manifest[name] for name in changed})
-    refused(capsys, "verify", "--quick", folder)
+    change(manifest)
+    names = ("plans", "rounds", "settings", "random_return_per_agent")
+    edit_manifest(folder, **{name: manifest[name] for name in names})
+    assert what in refused(capsys, "verify", "--quick", folder, LINE)
 
 
-def test_forged_replies_are_found_though_all_hashes_are_right(capsys: Any, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(find_set(RECORDED), tmp_path / "set"))
-    lines = [json.loads(line) for line in (folder / TRANSCRIPT).read_text().splitlines()]
-    for line in lines:
-        line["reply"]["text"] = "I have no idea."
+def edit_transcript(folder: Path, **changes: Any) -> None:
+    lines = [{**json.loads(line), **changes} for line in (folder / TRANSCRIPT).read_text().splitlines()]
     put_file(folder, TRANSCRIPT, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    refused(capsys, "verify", "--quick", folder)
+
+
+def test_wrong_replies_are_found_though_all_hashes_are_right(capsys: Any, tmp_path: Path, generated: Path) -> None:
+    folder = Path(shutil.copytree(generated, tmp_path / "set"))
+    reply = json.loads((folder / TRANSCRIPT).read_text().splitlines()[0])["reply"]
+    for changes, what in (
+        ({"reply": {**reply, "text": "I have no idea."}}, "has other triples than its reply"),
+        ({"reply": None}, "has a plan without a reply"),
+        ({"reply": {"text": 3}}, "cannot be parsed again"),
+    ):
+        edit_transcript(folder, **changes)
+        assert what in refused(capsys, "verify", "--quick", folder, LINE)
 
 
 def test_verification_says_what_it_checked(capsys: Any, line_set: Path, tmp_path: Path) -> None:
     walk = write_walk_set(tmp_path / "walk")
     status, output, _ = run(capsys, "verify", line_set, LINE)
     assert status == 0
-    assert "stand in the transcript as here: 2." in output
+    assert "that are in the transcript, too: 2." in output
     assert "give the recorded episodes: 100.00% of the steps agree" in output
-    assert "what was reported on 1,024 other episodes, too (5 standard errors): 2. There the first one" in output
+    assert "Plans with the recorded return on 1,024 other episodes: 2." in output
     assert output.splitlines()[-1].startswith("  Not verified: that tiny wrote the replies")
     status, output, _ = run(capsys, "verify", walk, WALK)
     assert status == 0
     assert "give the recorded episodes: 100.00%" in output
-    assert "what was reported" not in output
-    assert "returns on fresh episodes that are not told" in output
+    assert "other episodes: 0." in output
 
 
 def test_the_first_broken_set_ends_verification(capsys: Any, line_set: Path, tmp_path: Path) -> None:
@@ -166,8 +186,7 @@ def test_a_return_that_a_plan_does_not_earn_is_found(capsys: Any, line_set: Path
     plans = read_json(line_set)["plans"]
     edit_manifest(line_set, plans=[{**plans[0], **changes}, plans[1]])
     message = refused(capsys, "verify", line_set, LINE)
-    assert "plans[0] is reported to earn" in message
-    assert "fresh episodes it earns" in message
+    assert "as the reported return of plans[0], and executed again it is" in message
 
 
 # --- which code a manifest may run ------------------------------------------------------------------------------

@@ -372,7 +372,7 @@ def test_the_table_fits_into_80_columns() -> None:
     control = Control(8, -1234.56, 1.0, 1.0, 1.0)
     row = Round(99, 128, 128, 128, 128, 1.0, -1234.56, -1234.56, -1234.56, control, 600_000, 345_678, 1.0)
     console = Console(file=(out := io.StringIO()), width=80)
-    print_table(console, GenerationResult("relational", None, ("a", "b"), (row,), (), (), 0.0, "x"))
+    print_table(console, GenerationResult("relational", None, {"name": "a"}, (row,), (), (), 0.0, "x"))
     assert "control  tokens" in out.getvalue()
     assert out.getvalue().count("-1234.56") == 4
     assert "946k" in out.getvalue()

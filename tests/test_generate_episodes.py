@@ -119,7 +119,7 @@ def test_a_state_without_a_plan_counts_as_random_actions() -> None:
     assert (row.candidates, row.executable) == (10, 6)
     assert row.validity == pytest.approx(0.6)
     # Two of five states have none.
-    random = [b.score for b in Generation(LINE, Scripted([""]), LLMConfig(), SETTINGS, 0).kind.baselines]
+    random = [b.score for b in Generation(LINE, Scripted([""]), LLMConfig(), SETTINGS, 0).planner.baselines]
     expected = [earned(start, 4) if i in (0, 2, 4) else random[i] for i, start in enumerate(STARTS)]
     assert row.best_so_far == pytest.approx(np.mean(expected))
     missing = [c.problems for c in outcome.candidates if c.episode == 1]

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ examples:
 
 A set is a folder, or the name of one that comes with leed_jax.
 """
+_SET = "a folder, or the name of a set"
+_CHOICE = ("episodes", "noise", "noise_from", "seed", "plans", "quantile", "per_agent", "number")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,35 +53,37 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = _command(commands, "list", _list, "the sets that come with leed_jax, and those below a folder")
-    listing.add_argument("folder", nargs="?", metavar="FOLDER", help="look for sets below it, too")
-    show = _command(commands, "show", _show, "what a set was made for and from, its rounds, plans and scores")
-    _add_set(show)
-    show.add_argument("--json", action="store_true", help="print the manifest and the same figures as JSON")
-    verify = _command(commands, "verify", _verify, "check the files, parse the replies and execute the plans again")
-    verify.add_argument("sets", nargs="+", metavar="SET", help="a folder, or the name of a set")
-    verify.add_argument("--quick", action="store_true", help="play only some of the control's random plans: seconds")
-    _add_environment(verify)
-    replay = _command(commands, "replay", _replay, "draw an executed plan as an animated GIF")
-    _add_set(replay)
-    _add_environment(replay)
-    _add_out(replay, "FILE.gif")
-    replay.add_argument(
-        "--plan", type=_whole(0), default=0, metavar="N", help="which plan, from 0; default 0, the best"
-    )
-    replay.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="seed of the episodes; default 0")
-    replay.add_argument("--episodes", type=_whole(1), default=3, metavar="N", help="how many episodes; default 3")
-    export = _command(commands, "export", _export, "write episodes as a plain NumPy archive", ABOUT)
-    _add_set(export)
-    _add_environment(export)
-    _add_out(export, "FILE.npz")
-    _add_filters(export)
+    add = _command(commands, "list", _list, "the sets that come with leed_jax, and those below a folder")
+    add("folder", nargs="?", metavar="FOLDER", help="look for sets below it, too")
+    add = _command(commands, "show", _show, "what a set was made for and from, its rounds, plans and scores")
+    add("set", metavar="SET", help=_SET)
+    add("--json", action="store_true", help="print the manifest and the same figures as JSON")
+    add = _command(commands, "verify", _verify, "check the files, parse the replies and execute the plans again")
+    add("sets", nargs="+", metavar="SET", help=_SET)
+    add("--quick", action="store_true", help="play only some of the control's random plans: seconds")
+    _add_environment(add)
+    add = _command(commands, "replay", _replay, "draw an executed plan as an animated GIF")
+    _add_files(add, "FILE.gif")
+    add("--plan", type=_whole(0), default=0, metavar="N", help="which plan, from 0; default 0, the best")
+    add("--seed", type=_whole(0), default=0, metavar="S", help="seed of the episodes; default 0")
+    add("--episodes", type=_whole(1), default=3, metavar="N", help="how many episodes; default 3")
+    add = _command(commands, "export", _export, "write episodes as a plain NumPy archive", ABOUT)
+    _add_files(add, "FILE.npz")
+    add("--episodes", type=_whole(1), metavar="N", help="execute the plans on N episodes; default: the recorded ones")
+    add("--noise", type=_share, default=0.0, metavar="X", help="largest share of disturbed actions then; default 0")
+    add("--noise-from", type=_share, default=0.0, metavar="X", help="smallest share of them; default 0")
+    add("--seed", type=_whole(0), default=0, metavar="S", help="seed of that; default 0")
+    add("--plans", type=_whole(1), metavar="N", help="only the best N plans")
+    quantile = "leave out episodes with a return below this quantile"
+    add("--quantile", type=_share, default=0.0, metavar="Q", help=quantile)
+    add("--number", type=_whole(1), metavar="N", help="of what is left, only the best N episodes")
+    add("--per-agent", action="store_true", help="let each agent have the episodes that were best for itself")
     return parser
 
 
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str, more: str = ""
-) -> argparse.ArgumentParser:
+) -> Callable[..., Any]:
     examples = "\n".join(line for line in EXAMPLES.splitlines() if f"demonstrations {name} " in line)
     parser = commands.add_parser(
         name,
@@ -89,15 +93,11 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    return parser
+    return parser.add_argument
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("set", metavar="SET", help="a folder, or the name of a set")
-
-
-def _add_environment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_environment(add: Callable[..., Any]) -> None:
+    add(
         "--environment",
         metavar="package.module:Class",
         help="the class that the set was made for, if it does not come with leed_jax; it is not imported just because "
@@ -105,23 +105,11 @@ def _add_environment(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_out(parser: argparse.ArgumentParser, metavar: str) -> None:
-    parser.add_argument("--out", required=True, metavar=metavar, help="the file to write")
-    parser.add_argument("--force", action="store_true", help="write it even if it is there already")
-
-
-def _add_filters(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--episodes", type=_whole(1), metavar="N", help="execute the plans on N episodes; default: the recorded ones")
-    add("--noise", type=_share, default=0.0, metavar="X", help="largest share of disturbed actions then; default 0")
-    add("--noise-from", type=_share, default=0.0, metavar="X", help="smallest share of them; default 0")
-    add("--seed", type=_whole(0), default=0, metavar="S", help="seed of that; default 0")
-    add("--plans", type=_whole(1), metavar="N", help="only the best N plans")
-    add(
-        "--quantile", type=_share, default=0.0, metavar="Q", help="leave out episodes with a return below this quantile"
-    )
-    add("--number", type=_whole(1), metavar="N", help="of what is left, only the best N episodes")
-    add("--per-agent", action="store_true", help="let each agent have the episodes that were best for itself")
+def _add_files(add: Callable[..., Any], out: str) -> None:
+    add("set", metavar="SET", help=_SET)
+    _add_environment(add)
+    add("--out", required=True, metavar=out, help="the file to write")
+    add("--force", action="store_true", help="write it even if it is there already")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -138,7 +126,7 @@ def _whole(least: int) -> Callable[[str], int]:
 def _share(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
@@ -151,40 +139,34 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _show(arguments: argparse.Namespace) -> None:
     contents = read_contents(find_set(arguments.set, "SET"))
-    if arguments.json:
-        print(json.dumps(as_json(contents), indent=2))
-    else:
-        _print(show_set(contents))
+    _print([json.dumps(as_json(contents), indent=2)] if arguments.json else show_set(contents))
 
 
 def _verify(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         folder = find_set(name, "SET")
-        print(printable(str(folder), 300), flush=True)
+        _print([printable(str(folder), 300)])
         manifest = read_manifest(folder)
         environment = environment_of(folder, manifest, arguments.environment)
-        for fact in verify_set(folder, manifest, environment, arguments.quick):
-            print(f"  {fact}", flush=True)
+        _print(f"  {fact}" for fact in verify_set(folder, manifest, environment, arguments.quick))
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    out = _free(arguments, ".gif")
+    out = _checked_out(arguments, ".gif")
     loaded, environment = _load(arguments)
     _write(out, draw_plan(loaded, environment, arguments.plan, arguments.seed, arguments.episodes))
-    print(f"Plan {arguments.plan}, episodes: {arguments.episodes}, in {printable(str(out), 300)}")
+    _print([f"Plan {arguments.plan}, episodes: {arguments.episodes}, in {printable(str(out), 300)}"])
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    out = _free(arguments, ".npz")
+    out = _checked_out(arguments, ".npz")
     loaded, _ = _load(arguments)
-    names = ("episodes", "noise", "noise_from", "seed", "plans", "quantile", "per_agent", "number")
-    chosen = {name: getattr(arguments, name) for name in names}
+    chosen = {name: getattr(arguments, name) for name in _CHOICE}
     episodes = loaded.episodes(**chosen)
-    how = chosen if arguments.episodes else {**chosen, **loaded.manifest["recorded"]}
-    arrays = as_arrays(loaded, episodes, how)
+    arrays = as_arrays(loaded, episodes, chosen if arguments.episodes else {**chosen, **loaded.manifest["recorded"]})
     _write(out, as_npz(arrays))
     count, steps = len(arrays["episode_lengths"]), int(arrays["episode_lengths"].sum())
-    print(f"{count:,} episodes, {steps:,} steps in {printable(str(out), 300)}")
+    _print([f"{count:,} episodes, {steps:,} steps in {printable(str(out), 300)}"])
 
 
 def _load(arguments: argparse.Namespace) -> tuple[DemonstrationSet, Environment]:
@@ -194,12 +176,12 @@ def _load(arguments: argparse.Namespace) -> tuple[DemonstrationSet, Environment]
     return load_verified(folder, manifest, environment), environment
 
 
-def _print(lines: Any) -> None:
+def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(line, flush=True)
 
 
-def _free(arguments: argparse.Namespace, suffix: str) -> Path:
+def _checked_out(arguments: argparse.Namespace, suffix: str) -> Path:
     """The file to write, checked before anything is computed."""
     out = Path(arguments.out)
     shown = f"--out {printable(str(out), 300)}"

@@ -137,15 +137,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def parse_json(path: Path | str, content: bytes) -> Any:
-    """Parse JSON without infinities.
-
-    Args:
-        path: the file, for the message.
-        content: the bytes.
-
-    Raises:
-        DemonstrationError: it is not JSON.
-    """
+    """Parse JSON without infinities; a DemonstrationError naming `path` if it is none."""
     try:
         return json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -160,15 +152,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Check the type and range of every entry.
-
-    Args:
-        path: the file, for the message.
-        manifest: the manifest.
-
-    Raises:
-        DemonstrationError: the first entry that is missing or wrong.
-    """
+    """Raise a DemonstrationError for the first entry that is missing, or of a wrong type or range."""
     _check_entries(path, manifest, _ENTRIES, "")
     per_state = manifest["kind"] == "episodes"
     for index, plan in enumerate(manifest["plans"]):
@@ -286,12 +270,7 @@ _PLAN_ENTRIES: dict[str, Check] = {
 
 
 def complete(manifest: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with missing entries filled in.
-
-    Args:
-        manifest: the entries that are given.
-        defaults: defaults beside those of the format.
-    """
+    """A manifest with missing entries filled in, by `defaults` or those of the format."""
     unset = {"provider": "unknown", "model": "unknown", "kind": "relational", "settings": {}, "rounds": []}
     optional = dict.fromkeys(("prompt", "states_seed", "random_return_per_agent", "usage", "recorded"))
     given = {**unset, **optional, **defaults, **manifest}
@@ -305,15 +284,7 @@ def complete(manifest: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def check_transcript(folder: Path, manifest: Mapping[str, Any], content: bytes) -> int:
-    """Check that each kept plan is in the transcript with the same triples and the same return.
-
-    Args:
-        folder: the set's folder, for messages.
-        manifest: its checked manifest.
-        content: the transcript.
-
-    Returns:
-        The number of requests in the transcript.
+    """Check that each kept plan is in the transcript with the same triples and return; return its number of requests.
 
     Raises:
         DemonstrationError: a line is not JSON, or a plan is not there.
@@ -334,15 +305,7 @@ def check_transcript(folder: Path, manifest: Mapping[str, Any], content: bytes) 
 
 
 def transcript_lines(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
-    """The lines of a transcript as objects, without empty lines.
-
-    Args:
-        path: the file, for messages.
-        content: the bytes.
-
-    Raises:
-        DemonstrationError: a line is not JSON, or not an object.
-    """
+    """The lines of a transcript as objects, without empty lines; a DemonstrationError naming `path` for others."""
     for number, line in enumerate(io.BytesIO(content), start=1):
         if not line.strip():
             continue

@@ -148,17 +148,8 @@ def load_demonstrations(path: str, environment: Environment) -> DemonstrationSet
 
 
 def load_verified(folder: Path, manifest: dict[str, Any], environment: Environment) -> DemonstrationSet:
-    """Load a set whose manifest has been read, with all checks; one without plans, too.
-
-    Args:
-        folder: its folder.
-        manifest: the result of `read_manifest`.
-        environment: what it is to be used for.
-
-    Raises:
-        DemonstrationError: it is damaged or altered, or was made for another environment.
-    """
-    check_environment_identity(folder, manifest, environment)
+    """Load a set whose manifest has been read, with all checks; one without plans, too. See `load_demonstrations`."""
+    _check_environment(folder, manifest, environment)
     contents = read_listed(folder, manifest)
     check_transcript(folder, manifest, contents[TRANSCRIPT])
     target = instructed(environment)
@@ -171,17 +162,8 @@ def load_verified(folder: Path, manifest: dict[str, Any], environment: Environme
     return DemonstrationSet(folder, manifest, target, plans, recorded, reset_keys)
 
 
-def check_environment_identity(folder: Path, manifest: Mapping[str, Any], environment: Environment) -> None:
-    """Check that a set was made for this environment.
-
-    Args:
-        folder: the set's folder, for the message.
-        manifest: its checked manifest.
-        environment: the environment.
-
-    Raises:
-        DemonstrationError: it was made for another one.
-    """
+def _check_environment(folder: Path, manifest: Mapping[str, Any], environment: Environment) -> None:
+    """Raise a DemonstrationError unless a set was made for this environment."""
     made_for, here = manifest["environment"], json.loads(json.dumps(environment_identity(environment)))
     if made_for == here:
         return
@@ -285,15 +267,7 @@ def _read_arrays(
 
 
 def parse_arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file.
-
-    Args:
-        path: the file, for the message.
-        content: the bytes.
-
-    Raises:
-        DemonstrationError: it is not a safetensors file.
-    """
+    """The arrays in a safetensors file's content; a DemonstrationError naming `path` if it is none."""
     try:
         return load_safetensors(content)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:

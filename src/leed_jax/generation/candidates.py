@@ -100,17 +100,9 @@ def read_attempt(
     asked: PlanRequest,
     outcome: Reply | LLMError,
 ) -> Attempt:
-    """Turn a reply into candidates, not yet executed.
+    """Turn a reply, or the error in its place, into candidates that are not yet executed.
 
     Triples that are not executable are left out and reported; the rest is a plan if every agent keeps at least one.
-
-    Args:
-        vocabulary: the environment's words.
-        max_instructions: the plans' capacity.
-        round_: the round.
-        index: the request's place in the round.
-        asked: the request.
-        outcome: the reply, or the error in its place.
     """
     episodes = asked.episodes or (None,)
     if isinstance(outcome, LLMError):
@@ -129,11 +121,7 @@ def read_attempt(
 def known_candidate(
     vocabulary: Vocabulary, max_instructions: int, index: int, episode: int | None, triples: Sequence[Triple]
 ) -> Candidate:
-    """A plan that was known before the first request, not yet executed; it counts as round 0.
-
-    Raises:
-        InstructionError: it is not executable.
-    """
+    """A plan that was known before the first request, as round 0; an InstructionError if it is not executable."""
     plan = compile_triples(vocabulary, triples, max_instructions)
     return Candidate(0, index, episode, (), 1.0, plan, tuple(decompile(vocabulary, plan)))
 
@@ -169,11 +157,7 @@ def _candidate(
 
 
 def execute_candidates(scorer: Scorer, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with their results, executed in one call; those without a plan are unchanged.
-
-    Raises:
-        EnvironmentContractError: a return is not finite.
-    """
+    """The candidates with their results, executed in one call; those without a plan are unchanged."""
     plans = [c.plan for c in candidates if c.plan is not None]
     if not plans:
         return list(candidates)

@@ -36,18 +36,13 @@ _REMOTE: dict[str, Provider] = {"openai": OpenAI(), "anthropic": Anthropic()}
 async def connect(
     config: Config, journal: Path, meter: Meter, *, remember_failures: bool = False
 ) -> AsyncIterator[Journalled]:
-    """Enter the model that `config.llm` names; every reply is kept in a journal.
+    """Enter the model that `config.llm` names, see `make_model`; every reply is kept in a journal.
 
     Args:
         config: the configuration.
         journal: the journal, unless `llm.cache` is set.
         meter: the limits of what is sent.
         remember_failures: whether a request that failed in an earlier round fails again, unsent, after an interruption.
-
-    Raises:
-        ConfigurationError: a setting is missing or cannot work.
-        DemonstrationError: with llm=replay, there is no such demonstration set.
-        RunDirectoryError: the journal cannot be read.
     """
     async with make_model(config, meter) as model:
         spender = spender_of(journal.parent, shared=bool(config.llm.cache)) if remember_failures else ""
@@ -57,14 +52,7 @@ async def connect(
 def meter_for(config: Config, journal: Path) -> Meter:
     """The configured limits, with what was spent before an interruption counted.
 
-    Args:
-        config: the configuration.
-        journal: the journal of the generation or run, which keeps the count. With `llm.cache` that file keeps it, in
-            the name of the journal's folder.
-
-    Raises:
-        ConfigurationError: a limit is out of range.
-        RunDirectoryError: the journal cannot be read.
+    The count is kept in the journal, or in `llm.cache` under the name of the journal's folder.
     """
     values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
     spender = spender_of(journal.parent, shared=bool(config.llm.cache))
@@ -83,10 +71,6 @@ def _journal_path(config: Config, journal: Path) -> Path:
 
 def make_model(config: Config, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:
     """Make the model that `config.llm` names, to be entered with `async with`; nothing is loaded or sent yet.
-
-    Args:
-        config: the configuration.
-        meter: the limits of what is sent; None for no limits.
 
     Raises:
         ConfigurationError: a setting is missing or cannot work.
@@ -124,11 +108,7 @@ def make_model(config: Config, meter: Meter | None = None) -> contextlib.Abstrac
 
 
 def model_name(config: Config) -> str:
-    """The model's name, for folders and records.
-
-    Raises:
-        DemonstrationError: with llm=replay, there is no such demonstration set.
-    """
+    """The model's name, for folders and records."""
     llm = config.llm
     if llm.provider == "replay":
         transcript = transcript_path(config)
@@ -142,11 +122,7 @@ def model_name(config: Config) -> str:
 
 
 def check_provider(llm: LLMConfig) -> None:
-    """Check that the settings which the provider needs are there, and that it can use them.
-
-    Raises:
-        ConfigurationError: the first setting that is missing or cannot work.
-    """
+    """Raise a ConfigurationError for the first setting that the provider lacks or cannot use."""
     if llm.provider in _REMOTE:
         if not llm.model:
             raise ConfigurationError(f"llm.model is empty; llm={llm.provider} needs the name of a model.")

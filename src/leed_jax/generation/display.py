@@ -10,8 +10,8 @@ from rich.table import Table
 
 from leed_jax.config import Config
 from leed_jax.errors import LLMError
-from leed_jax.generation.kinds import requests_in_round
 from leed_jax.generation.loop import GenerationResult, Round
+from leed_jax.generation.planner import requests_in_round
 from leed_jax.instructions import InstructedEnvironment, written
 from leed_jax.llm import Meter, Reply, Spending
 from leed_jax.report.progress import LiveLine, clock, short
@@ -20,13 +20,7 @@ _MAX_AGENTS = 8
 
 
 class GenerationProgress(LiveLine):
-    """Counts replies: one live line on a terminal, a line per round elsewhere.
-
-    Args:
-        console: where to show it.
-        config: the configuration.
-        meter: counts the cost.
-    """
+    """Counts replies, and the cost by a meter: one live line on a terminal, a line per round elsewhere."""
 
     def __init__(self, console: Console, config: Config, meter: Meter) -> None:
         super().__init__(console)
@@ -44,12 +38,7 @@ class GenerationProgress(LiveLine):
         return self
 
     def reply(self, outcome: Reply | LLMError, reused: int = 0) -> None:
-        """Count a reply or an error.
-
-        Args:
-            outcome: the reply or the error.
-            reused: how many so far came from a journal, which say nothing about the time that the rest takes.
-        """
+        """Count a reply or an error; `reused` of them came from a journal and say nothing about the time left."""
         self.done += 1
         self.reused = reused
         self.failed += isinstance(outcome, LLMError)
@@ -114,15 +103,7 @@ def print_table(console: Console, result: GenerationResult) -> None:
 def summary_lines(
     config: Config, environment: InstructedEnvironment, result: GenerationResult, spent: Spending, seconds: float
 ) -> Iterator[str]:
-    """What a generation found and what it cost.
-
-    Args:
-        config: the configuration.
-        environment: what it was made for.
-        result: the result of the generation.
-        spent: what was paid for it.
-        seconds: how long it took.
-    """
+    """What a generation found and what it cost, a sentence or two each."""
     yield result.stopped
     yield f"Random actions: {result.random_return:.2f} per agent."
     yield from _against_control(result)
@@ -179,13 +160,7 @@ def _cost(
 
 
 def draw_rounds(path: Path, result: GenerationResult, model: str) -> None:
-    """Plot validity and return per round, with the control and random actions.
-
-    Args:
-        path: the file to write.
-        result: the result of the generation.
-        model: the model's name, for the legend.
-    """
+    """Write a plot of validity and return per round, with the control and random actions."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
     figure = Figure(figsize=(9, 3.9), layout="constrained")

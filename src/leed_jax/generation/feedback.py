@@ -95,15 +95,7 @@ def learner_lines(
     learner_measures: Mapping[str, float],
     plan_measures: Mapping[str, float],
 ) -> list[str]:
-    """Compare learning agents with the plan that they imitate.
-
-    Args:
-        environment: where both acted.
-        learners: each learner's mean return.
-        plan: each agent's mean return under the plan.
-        learner_measures: the mean of each of the environment's measures for the learners, by name.
-        plan_measures: the same for the plan.
-    """
+    """Compare learning agents with the plan that they imitate, by their mean returns and the means of measures."""
     learned, planned = float(np.mean(learners)), float(np.mean(plan))
     lines = [
         f"- Agents are being trained to imitate the best plan and to improve on it. By now they earn {learned:.2f} per "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ from jaxtyping import Float
 from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.errors import BudgetError, LLMError
 from leed_jax.generation.candidates import Attempt, Candidate, execute_candidates, known_candidate, read_attempt
-from leed_jax.generation.kinds import Keys, Task, make_kind
-from leed_jax.generation.prompts import load_template
+from leed_jax.generation.planner import Planner
 from leed_jax.generation.scoring import Control
 from leed_jax.instructions import InstructedEnvironment, Triple
 from leed_jax.llm import ChatModel, Journalled, Reply, Usage, complete_all
@@ -85,7 +84,7 @@ class GenerationResult:
 
     kind: str
     states_seed: int | None
-    prompt: tuple[str, str]
+    prompt: Mapping[str, str]
     rounds: tuple[Round, ...]
     attempts: tuple[Attempt, ...]
     kept: tuple[KeptPlan, ...]
@@ -128,7 +127,7 @@ class Generation:
         on_note: called with a sentence before something slow.
 
     Attributes:
-        kind: requests, scores and selects the plans.
+        planner: requests, scores and selects the plans.
         rounds: the figures of each round so far.
         attempts: every request so far.
 
@@ -152,22 +151,21 @@ class Generation:
         on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._model, self._on_reply, self._on_note = model, on_reply, on_note
-        template = load_template(settings.prompt, settings.kind)
-        self._task = Task(environment, llm, settings, template, seed, Keys.from_seed(seed))
+        self._settings, self._concurrency, self._vocabulary = settings, llm.concurrency, environment.vocabulary
         self._states_seed = (seed if states_seed is None else states_seed) if settings.kind == "episodes" else None
-        self.kind = make_kind(self._task, self._states_seed)
+        self.planner = Planner(environment, llm, settings, seed, self._states_seed)
         self._with_control = with_control
         self._ended: str | None = None
         self.rounds: list[Round] = []
         self.attempts: list[Attempt] = []
         self._next = 1 if known else 0
         read = [
-            known_candidate(environment.vocabulary, settings.max_instructions, i, episode, triples)
+            known_candidate(self._vocabulary, settings.max_instructions, i, episode, triples)
             for i, (episode, triples) in enumerate(known)
         ]
-        executed = execute_candidates(self.kind.scorer, read)
+        executed = execute_candidates(self.planner.scorer, read)
         self.attempts += [Attempt(0, i, None, None, None, True, (c,)) for i, c in enumerate(executed)]
-        self._value_before = self.kind.value(self.candidates)
+        self._value_before = self.planner.value(self.candidates)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -177,7 +175,7 @@ class Generation:
     @property
     def stopped(self) -> str | None:
         """Why there should be no further round, or None."""
-        settings, rounds = self._task.settings, self.rounds
+        settings, rounds = self._settings, self.rounds
         if self._ended is not None:
             return self._ended
         if len(rounds) >= settings.rounds:
@@ -202,14 +200,13 @@ class Generation:
         started = time.monotonic()
         index = self._next
         self._next += 1
-        requests = self.kind.requests(index, self.candidates, learner_feedback)
+        requests = self.planner.requests(index, self.candidates, learner_feedback)
         outcomes = await self._ask([r.request for r in requests])
-        vocabulary, capacity = self._task.environment.vocabulary, self._task.settings.max_instructions
         read = [
-            read_attempt(vocabulary, capacity, index, i, asked, outcome)
+            read_attempt(self._vocabulary, self._settings.max_instructions, index, i, asked, outcome)
             for i, (asked, outcome) in enumerate(zip(requests, outcomes, strict=True))
         ]
-        executed = iter(execute_candidates(self.kind.scorer, [c for attempt in read for c in attempt.candidates]))
+        executed = iter(execute_candidates(self.planner.scorer, [c for attempt in read for c in attempt.candidates]))
         fresh = [dataclasses.replace(a, candidates=tuple(next(executed) for _ in a.candidates)) for a in read]
         self.attempts += fresh
         errors = [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
@@ -220,7 +217,7 @@ class Generation:
 
     async def _ask(self, requests: Sequence[Any]) -> list[Reply | LLMError]:
         outcomes = await complete_all(
-            self._model, requests, self._task.llm.concurrency, lambda _, outcome: self._on_reply(outcome)
+            self._model, requests, self._concurrency, lambda _, outcome: self._on_reply(outcome)
         )
         if isinstance(self._model, Journalled):
             # Later prompts depend on these outcomes, which must be the same after an interruption.
@@ -236,17 +233,17 @@ class Generation:
 
     def kept(self) -> list[Candidate]:
         """The best plans so far, best first: those that behave differently, or one for each initial state."""
-        return self.kind.kept(self.candidates)
+        return self.planner.kept(self.candidates)
 
     def result(self) -> GenerationResult:
         """The result so far, with the kept plans' returns in episodes that played no part in their selection."""
         kept = self.kept()
-        template = self._task.template
-        reports = [np.mean(returns, axis=0) for returns in self.kind.report(kept)]
+        template = self.planner.template
+        reports = [np.mean(returns, axis=0) for returns in self.planner.report(kept)]
         return GenerationResult(
-            kind=self._task.settings.kind,
+            kind=self._settings.kind,
             states_seed=self._states_seed,
-            prompt=(template.name, template.sha256),
+            prompt={"name": template.name, "sha256": template.sha256},
             rounds=tuple(self.rounds),
             attempts=tuple(self.attempts),
             kept=tuple(KeptPlan(c, returns) for c, returns in zip(kept, reports, strict=True)),
@@ -257,14 +254,16 @@ class Generation:
     @property
     def random_return(self) -> float:
         """The mean return per agent of random actions."""
-        return float(np.mean([baseline.score for baseline in self.kind.baselines]))
+        return float(np.mean([baseline.score for baseline in self.planner.baselines]))
 
     def _control(self) -> Control | None:
         if not self._with_control:
             return None
         if not self.rounds:
-            self._on_note(f"Executing {self._task.settings.control_plans} random valid plans, to compare with.")
-        return self.kind.control([c for a in self.attempts if a.sent and a.request is not None for c in a.candidates])
+            self._on_note(f"Executing {self._settings.control_plans} random valid plans, to compare with.")
+        return self.planner.control(
+            [c for a in self.attempts if a.sent and a.request is not None for c in a.candidates]
+        )
 
     def _summarise(self, index: int, fresh: Sequence[Attempt], started: float) -> Round:
         sent = [attempt for attempt in fresh if attempt.sent]
@@ -280,8 +279,8 @@ class Generation:
             executable=len(scores),
             validity=float(np.mean([c.validity for c in asked])),
             mean_return=float(np.mean(scores)) if scores else None,
-            best_return=self.kind.value(asked),
-            best_so_far=self.kind.value(self.candidates),
+            best_return=self.planner.value(asked),
+            best_so_far=self.planner.value(self.candidates),
             control=self._control(),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +25,17 @@ from leed_jax.errors import RunDirectoryError
 from leed_jax.files import LOCK, lock_folder
 from leed_jax.generation.candidates import Attempt, Candidate
 from leed_jax.generation.connect import model_name, transcript_path
-from leed_jax.generation.loop import GenerationResult, KeptPlan
+from leed_jax.generation.loop import GenerationResult
 from leed_jax.generation.prompts import packaged_names
 from leed_jax.instructions import InstructedEnvironment, PrimitiveInstructions, Trajectory, stack_plans
 from leed_jax.llm import Spending
-from leed_jax.version import __version__
 
 PLOT = "rounds.png"
 _EXECUTION = ("noise", "noise_from", "seed")
 
 
-# --- the folder -------------------------------------------------------------------------------------------------
-
-
 def output_folder(config: Config) -> Path | None:
-    """Where the set goes: `generate.out`, or `demos/ENVIRONMENT/MODEL` below the working directory.
-
-    Returns:
-        The folder; None for llm=replay without `generate.out`.
-
-    Raises:
-        DemonstrationError: the model's name cannot be read from the recorded set.
-    """
+    """`generate.out`, or `demos/ENVIRONMENT/MODEL` in the working directory; None for llm=replay without an `out`."""
     if config.generate.out:
         return Path(config.generate.out).expanduser()
     if config.llm.provider == "replay":
@@ -61,10 +49,7 @@ def output_folder(config: Config) -> Path | None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path | None) -> Iterator[Path]:
-    """Make a folder for a new set and lock it for this process; if it stays empty it is removed again.
-
-    Args:
-        folder: the folder; None for a temporary one.
+    """Make a folder for a new set, or a temporary one, and lock it for this process; if empty, it is removed again.
 
     Raises:
         RunDirectoryError: it holds a finished set, is in use by another process, or cannot be made.
@@ -104,17 +89,11 @@ def _check_free(folder: Path) -> None:
         raise RunDirectoryError(f"{folder} is not a folder; choose another one with generate.out=.")
 
 
-# --- settings ---------------------------------------------------------------------------------------------------
-
-
 def effective_settings(config: Config) -> tuple[Config, int | None]:
     """The settings that a generation runs with, where the provider decides some of them.
 
     A written file is one reply, so it is asked for once. Recorded replies exist only for the settings under which they
     were recorded; without a manifest beside the transcript these are unknown, and nothing is changed.
-
-    Args:
-        config: the configuration; its `generate.out` is kept.
 
     Returns:
         The configuration, and the recorded seed of the initial states that plans are for, or None.
@@ -130,8 +109,7 @@ def effective_settings(config: Config) -> tuple[Config, int | None]:
     if config.llm.provider != "replay" or not ((folder := transcript_path(config).parent) / MANIFEST).is_file():
         return config, None
     manifest = read_manifest(folder)
-    recorded = manifest["settings"]
-    values = to_dictionary(config)
+    recorded, values = manifest["settings"], to_dictionary(config)
     prompt = (manifest["prompt"] or {}).get("name", "")
     if not config.generate.prompt and prompt in packaged_names():
         values["generate"]["prompt"] = prompt
@@ -145,9 +123,6 @@ def effective_settings(config: Config) -> tuple[Config, int | None]:
         values["generate"]["recorded_episodes"] = how["episodes"]
         values["demonstrations"] |= {name: how.get(name, 0.0) for name in _EXECUTION}
     return from_dictionary(values), manifest["states_seed"]
-
-
-# --- the set ----------------------------------------------------------------------------------------------------
 
 
 def write_set(
@@ -167,13 +142,11 @@ def write_set(
         spent: what was paid for it; None to count the replies.
     """
     recorded = _recorded(config, environment, result)
-    transcript = "".join(
-        json.dumps(_transcript_line(result, attempt), ensure_ascii=True, allow_nan=False) + "\n"
-        for attempt in result.attempts
-    )
+    lines = [json.dumps(_transcript_line(result, attempt), allow_nan=False) for attempt in result.attempts]
+    transcript = "".join(f"{line}\n" for line in lines).encode()
     manifest = _manifest(config, result, spending(result, spent), recorded is not None)
     target = environment.environment if isinstance(environment, PrimitiveInstructions) else environment
-    save_demonstrations(folder, manifest, target, transcript.encode(), recorded)
+    save_demonstrations(folder, manifest, target, transcript, recorded)
 
 
 def spending(result: GenerationResult, spent: Spending | None) -> Spending:
@@ -187,76 +160,61 @@ def _recorded(config: Config, environment: InstructedEnvironment, result: Genera
     plans = [kept.candidate.plan for kept in result.kept if kept.candidate.plan is not None]
     if not plans or not config.generate.recorded_episodes:
         return None
-    reset_keys = None
+    how, reset_keys = config.demonstrations, None
     if result.states_seed is not None:
         episodes = [kept.candidate.episode for kept in result.kept if kept.candidate.episode is not None]
         reset_keys = initial_state_keys(result.states_seed, config.generate.episodes)[np.array(episodes)]
-    return execute_episodes(
-        environment,
-        stack_plans(plans),
-        demonstration_key(config.demonstrations.seed),
-        config.generate.recorded_episodes,
-        config.demonstrations.noise,
-        reset_keys,
-        config.demonstrations.noise_from,
-    )
+    key, count = demonstration_key(how.seed), config.generate.recorded_episodes
+    return execute_episodes(environment, stack_plans(plans), key, count, how.noise, reset_keys, how.noise_from)
 
 
 def _manifest(config: Config, result: GenerationResult, spent: Spending, with_arrays: bool) -> dict[str, Any]:
-    name, sha256 = result.prompt
     omitted = ("out", "prompt", "refresh_every")
+    recorded = None
+    if with_arrays:
+        recorded = {"episodes": config.generate.recorded_episodes}
+        recorded |= {name: getattr(config.demonstrations, name) for name in _EXECUTION}
+        if not recorded["noise_from"]:
+            # As in sets from before the setting existed.
+            del recorded["noise_from"]
     return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "leed_jax": __version__,
         "provider": config.llm.provider,
         "model": model_name(config),
-        "prompt": {"name": name, "sha256": sha256},
+        "prompt": result.prompt,
         "kind": result.kind,
         "settings": {
             "seed": config.seed,
-            "temperature": config.llm.temperature,
-            "max_tokens": config.llm.max_tokens,
-            "response_format": config.llm.response_format,
+            **{name: getattr(config.llm, name) for name in ("temperature", "max_tokens", "response_format")},
             **{k: v for k, v in dataclasses.asdict(config.generate).items() if k not in omitted},
         },
         "max_instructions": config.generate.max_instructions,
-        "plans": [_plan_entry(kept) for kept in result.kept],
+        "plans": [
+            {
+                "triples": kept.candidate.triples,
+                "round": kept.candidate.round,
+                "candidate": kept.candidate.index,
+                "episode": kept.candidate.episode,
+                "selection_return_per_agent": kept.candidate.score,
+                "report_return_per_agent": kept.report_return,
+                "report_returns": kept.report_returns.tolist(),
+                "measures": {} if kept.candidate.result is None else dict(kept.candidate.result.measures),
+            }
+            for kept in result.kept
+        ],
         "states_seed": result.states_seed,
         "random_return_per_agent": result.random_return,
         "rounds": [dataclasses.asdict(r) for r in result.rounds],
         "stopped": result.stopped,
         "usage": {"calls": spent.calls, **spent.usage.to_dict(), "cost": spent.cost},
-        "recorded": _how_recorded(config) if with_arrays else None,
-    }
-
-
-def _how_recorded(config: Config) -> dict[str, Any]:
-    how: dict[str, Any] = {"episodes": config.generate.recorded_episodes}
-    how |= {name: getattr(config.demonstrations, name) for name in _EXECUTION}
-    # Omitted where it is 0, as in sets from before the setting existed.
-    return how if config.demonstrations.noise_from else {k: v for k, v in how.items() if k != "noise_from"}
-
-
-def _plan_entry(kept: KeptPlan) -> dict[str, Any]:
-    candidate = kept.candidate
-    return {
-        "triples": [list(triple) for triple in candidate.triples],
-        "round": candidate.round,
-        "candidate": candidate.index,
-        "episode": candidate.episode,
-        "selection_return_per_agent": candidate.score,
-        "report_return_per_agent": kept.report_return,
-        "report_returns": kept.report_returns.tolist(),
-        "measures": {} if candidate.result is None else dict(candidate.result.measures),
+        "recorded": recorded,
     }
 
 
 def _transcript_line(result: GenerationResult, attempt: Attempt) -> dict[str, Any]:
-    name, sha256 = result.prompt
     line: dict[str, Any] = {
         "round": attempt.round,
         "candidate": attempt.index,
-        "prompt": {"name": name, "sha256": sha256},
+        "prompt": result.prompt,
         "request": None if attempt.request is None else attempt.request.to_dict(),
         "reply": None if attempt.reply is None else attempt.reply.to_dict(),
         "error": attempt.error,
@@ -266,13 +224,13 @@ def _transcript_line(result: GenerationResult, attempt: Attempt) -> dict[str, An
     return {**line, **(entries[0] if result.states_seed is None else {"plans": entries})}
 
 
-def _candidate_entry(candidate: Candidate) -> Mapping[str, Any]:
+def _candidate_entry(candidate: Candidate) -> dict[str, Any]:
     result = candidate.result
     return {
         "episode": candidate.episode,
         "validity": candidate.validity,
-        "problems": list(candidate.problems),
-        "triples": [list(triple) for triple in candidate.triples],
+        "problems": candidate.problems,
+        "triples": candidate.triples,
         "return_per_agent": candidate.score,
         "returns": None if result is None else result.by_agent.tolist(),
         "measures": {} if result is None else dict(result.measures),

@@ -73,11 +73,7 @@ class Scorer:
         self._keys, self._batch, self._initial = keys, batch, initial
 
     def results(self, plans: Plan, states: Sequence[int] | Int[np.ndarray, "P"] | None = None) -> list[PlanResult]:
-        """Execute plans.
-
-        Args:
-            plans: plans stacked on a leading axis `P`.
-            states: for each plan, the index of its initial state.
+        """Execute stacked plans, each from the initial state of its number in `states`.
 
         Raises:
             EnvironmentContractError: a return is not finite.
@@ -180,18 +176,10 @@ def random_plan_scores(
     count: int,
     states: int = 0,
 ) -> Float[np.ndarray, "R M"]:
-    """Scores of `count` random valid plans on the selection episodes, a row for each initial state.
+    """Scores of `count` random valid plans on the selection episodes; `key` is consumed.
 
-    Their lengths are limited as those of a round's candidates: to 1, 2, ... `max_instructions` in turn.
-
-    Args:
-        vocabulary: the environment's words.
-        scorer: scores them on the episodes of the model's plans.
-        key: source of the plans; consumed.
-        max_instructions: the most instructions of an agent.
-        candidates: the number of candidates of a round.
-        count: the number of plans.
-        states: the number of the scorer's initial states; 0 for one row over all episodes.
+    Their lengths are limited as those of a round's candidates: to 1, 2, ... `max_instructions` in turn. There is a row
+    for each of the scorer's initial states, or with states=0 one row over all episodes.
     """
     longest = 1 + (np.arange(count) % candidates) % max_instructions
     plans = _random_plans(vocabulary, jax.random.split(key, count), max_instructions, longest)

@@ -23,16 +23,8 @@ from leed_jax.demonstrations.format import (
 from leed_jax.demonstrations.loading import load_verified
 from leed_jax.environments import Environment
 from leed_jax.errors import DemonstrationError, LeedError
-from leed_jax.generation.candidates import (
-    Attempt,
-    Candidate,
-    PlanRequest,
-    execute_candidates,
-    known_candidate,
-    read_attempt,
-)
-from leed_jax.generation.kinds import Keys, PlanKind, Task, make_kind
-from leed_jax.generation.prompts import load_template
+from leed_jax.generation.candidates import Candidate, PlanRequest, execute_candidates, known_candidate, read_attempt
+from leed_jax.generation.planner import Planner
 from leed_jax.instructions import Trajectory, printable
 from leed_jax.llm import ChatRequest, Message, Reply
 
@@ -42,27 +34,22 @@ _SHARE_OF_SCALE = 0.01
 _STANDARD_ERRORS = 5.0
 _FRESH_EPISODES = 1024
 _QUICK_CONTROL = 400
-_LIMITS = {
-    "seed": (0, 2**63),
-    "candidates": (1, 10**4),
-    "selection_episodes": (1, 2**17),
-    "report_episodes": (1, 2**17),
-    "control_plans": (1, 10**6),
-}
+_SIZES = {"candidates": 10**4, "selection_episodes": 2**17, "report_episodes": 2**17, "control_plans": 10**6}
 # Replies are parsed without their requests.
 _NO_REQUEST = ChatRequest((Message("user", "-"),))
 
 
-class _Line(NamedTuple):
-    """A line of the transcript: where it is, its reply parsed again, and the recorded plans."""
+class _Plan(NamedTuple):
+    """A plan of the transcript: its line, its recorded entry, the plan parsed again, and whether a model was asked."""
 
     where: str
-    attempt: Attempt
-    entries: Sequence[Mapping[str, Any]]
+    entry: Mapping[str, Any]
+    candidate: Candidate
+    asked: bool
 
 
 def verify_set(folder: Path, manifest: dict[str, Any], environment: Environment, quick: bool = False) -> Iterator[str]:
-    """Verify a set whose manifest has been read.
+    """Verify a set whose manifest has been read, and yield what has been checked, a sentence each.
 
     Args:
         folder: its folder.
@@ -70,66 +57,59 @@ def verify_set(folder: Path, manifest: dict[str, Any], environment: Environment,
         environment: what it was made for.
         quick: play only some of the control's random plans.
 
-    Yields:
-        What has been checked, a sentence each.
-
     Raises:
         DemonstrationError: the first thing that is wrong.
     """
-    loaded = load_verified(folder, manifest, environment)
+    loaded, path = load_verified(folder, manifest, environment), folder / TRANSCRIPT
     yield f"The sha256 of {MANIFEST} and of each file ({', '.join(manifest['files'])}) is right."
-    plans = len(manifest["plans"])
+    count = len(manifest["plans"])
     yield (
-        f"Plans for this environment that are in the transcript, too: {plans}."
-        if plans
+        f"Plans for this environment that are in the transcript, too: {count}."
+        if count
         else ("It was made for this environment, and is an attempt without an executable plan.")
     )
-    content = read_listed(folder, manifest)[TRANSCRIPT]
-    lines = [
-        _read_line(loaded, f"{folder / TRANSCRIPT}, line {number}", line)
-        for number, line in enumerate(transcript_lines(folder / TRANSCRIPT, content), start=1)
-    ]
-    yield f"Replies that give the recorded plans: {sum(line.attempt.reply is not None for line in lines)}."
+    lines = list(transcript_lines(path, read_listed(folder, manifest)[TRANSCRIPT]))
+    plans = [p for i, line in enumerate(lines, start=1) for p in _read_line(loaded, f"{path}, line {i}", line)]
+    yield f"Replies that give the recorded plans: {sum(line.get('reply') is not None for line in lines)}."
     if loaded.recorded is not None:
         share = _check_recorded(loaded, loaded.recorded)
         yield f"Executed again, the plans give the recorded episodes: {share:.2%} of the steps agree."
-    kind = _kind(loaded, quick)
-    if kind is None:
-        reported = [i for i in range(plans) if manifest["plans"][i]["report_return_per_agent"] is not None]
+    planner = _planner(loaded, quick)
+    if planner is None:
+        reported = [i for i in range(count) if manifest["plans"][i]["report_return_per_agent"] is not None]
         for index in reported:
             _check_fresh(loaded, index)
         yield f"Plans with the recorded return on {_FRESH_EPISODES:,} other episodes: {len(reported)}."
     else:
-        yield from _check_returns(loaded, lines, kind)
-        yield from _check_control(loaded, lines, kind, quick)
+        yield from _check_returns(loaded, plans, planner)
+        yield from _check_control(loaded, plans, planner, quick)
     yield f"Not verified: that {printable(manifest['model'])} wrote the replies, and what they cost."
 
 
-def _read_line(loaded: DemonstrationSet, where: str, line: Mapping[str, Any]) -> _Line:
+def _read_line(loaded: DemonstrationSet, where: str, line: Mapping[str, Any]) -> list[_Plan]:
     vocabulary, capacity = loaded.environment.vocabulary, loaded.manifest["max_instructions"]
-    entries = transcript_entries(line)
-    asked = None if line.get("request") is None else _NO_REQUEST
+    entries, asked = transcript_entries(line), line.get("request") is not None
+    round_ = line["round"] if is_whole(line.get("round"), 0, 2**31) else 0
     try:
-        reply = None if line.get("reply") is None else Reply.from_dict(line["reply"])
-        if reply is not None:
+        if line.get("reply") is not None:
             episodes = tuple(entry["episode"] for entry in entries if entry.get("episode") is not None)
-            candidates = read_attempt(vocabulary, capacity, 0, 0, PlanRequest(_NO_REQUEST, episodes), reply).candidates
+            request, reply = PlanRequest(_NO_REQUEST, episodes), Reply.from_dict(line["reply"])
+            found = read_attempt(vocabulary, capacity, round_, 0, request, reply).candidates
         else:
-            candidates = tuple(
+            found = tuple(
                 known_candidate(vocabulary, capacity, 0, entry.get("episode"), plan_triples(entry))
-                if entry["triples"] and asked is None
-                else Candidate(0, 0, entry.get("episode"), (), 0.0)
+                if entry["triples"] and not asked
+                else Candidate(round_, 0, entry.get("episode"), (), 0.0)
                 for entry in entries
             )
-        same = [list(c.triples) == plan_triples(entry) for entry, c in zip(entries, candidates, strict=True)]
+        same = all(list(c.triples) == plan_triples(entry) for entry, c in zip(entries, found, strict=True))
     except (LeedError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _wrong(where, f"cannot be parsed again ({printable(str(error), 200)})") from None
-    if reply is not None and not all(same):
-        raise _wrong(where, "has other triples than its reply")
-    if asked is not None and reply is None and not all(same):
-        raise _wrong(where, "has a plan without a reply")
-    round_ = line["round"] if is_whole(line.get("round"), 0, 2**31) else 0
-    return _Line(where, Attempt(round_, 0, asked, reply, None, line.get("sent") is not False, candidates), entries)
+    if asked and not same:
+        what = "a plan without a reply" if line.get("reply") is None else "other triples than its reply"
+        raise _wrong(where, f"has {what}")
+    sent = asked and line.get("sent") is not False
+    return [_Plan(where, entry, candidate, sent) for entry, candidate in zip(entries, found, strict=True)]
 
 
 def _check_recorded(loaded: DemonstrationSet, recorded: Trajectory) -> float:
@@ -146,116 +126,94 @@ def _check_recorded(loaded: DemonstrationSet, recorded: Trajectory) -> float:
     share = float(agree.mean())
     starts = np.isclose(recorded.observation[:, 0], again.observation[:, 0], rtol=1e-4, atol=1e-5)
     if share < _AGREEING_STEPS or not np.all(starts):
-        raise _wrong(
-            str(loaded.path / ARRAYS),
-            f"does not hold what the plans give with seed {how['seed']} and noise {how['noise']:g}: {share:.2%} of the "
-            "steps agree",
-        )
+        what = f"does not hold what the plans give with seed {how['seed']} and noise {how['noise']:g}"
+        raise _wrong(str(loaded.path / ARRAYS), f"{what}: {share:.2%} of the steps agree")
     return share
 
 
-def _kind(loaded: DemonstrationSet, quick: bool) -> PlanKind | None:
-    """What executes plans as the generation did; None for a set without a generation's settings.
-
-    Raises:
-        DemonstrationError: there are rounds, but not the settings that they depend on.
-    """
-    manifest = loaded.manifest
+def _planner(loaded: DemonstrationSet, quick: bool) -> Planner | None:
+    """What executes plans as the generation did; None for a set without a generation's settings."""
+    manifest, path = loaded.manifest, str(loaded.path / MANIFEST)
     settings, states_seed = manifest["settings"], manifest["states_seed"]
     if not manifest["rounds"] and "seed" not in settings:
         return None
-    limits = _LIMITS if states_seed is None else {**_LIMITS, "episodes": (1, 10**4)}
-    for name, (low, high) in limits.items():
-        if not is_whole(settings.get(name), low, high):
-            shown = printable(repr(settings.get(name)))
-            raise _wrong(str(loaded.path / MANIFEST), f"has settings.{name}={shown}, which must be {low} to {high}")
-    sizes = {name: settings[name] for name in limits if name != "seed"}
+    most = _SIZES if states_seed is None else {**_SIZES, "episodes": 10**4}
+    for name, high in {"seed": 2**63, **most}.items():
+        if not is_whole(settings.get(name), 0 if name == "seed" else 1, high):
+            raise _wrong(path, f"has settings.{name}={printable(repr(settings.get(name)))}, at most {high} is possible")
+    sizes = {name: settings[name] for name in most}
     if quick:
         sizes["control_plans"] = min(_QUICK_CONTROL, sizes["control_plans"])
     keep = min(64, max(1, len(manifest["plans"])))
     wanted = GenerateConfig(kind=manifest["kind"], max_instructions=manifest["max_instructions"], keep=keep, **sizes)
-    seed, template = settings["seed"], load_template("", manifest["kind"])
     try:
-        task = Task(loaded.environment, LLMConfig(), wanted, template, seed, Keys.from_seed(seed))
-        return make_kind(task, states_seed)
+        return Planner(loaded.environment, LLMConfig(), wanted, settings["seed"], states_seed)
     except LeedError as error:
-        raise _wrong(str(loaded.path), f"cannot be executed again ({printable(str(error), 300)})") from None
+        raise _wrong(path, f"tells of plans that cannot be executed again ({printable(str(error), 300)})") from None
 
 
-def _check_returns(loaded: DemonstrationSet, lines: Sequence[_Line], kind: PlanKind) -> Iterator[str]:
+def _check_returns(loaded: DemonstrationSet, plans: Sequence[_Plan], planner: Planner) -> Iterator[str]:
     """Execute all plans on the episodes of their selection, and the kept ones on those of the report."""
-    path, manifest = str(loaded.path / MANIFEST), loaded.manifest
-    rows = [
-        (line.where, entry, candidate)
-        for line in lines
-        for entry, candidate in zip(line.entries, line.attempt.candidates, strict=True)
-    ]
-    for where, _, candidate in rows:
-        if not (candidate.episode is None if kind.states == 0 else is_whole(candidate.episode, 0, kind.states - 1)):
-            raise _wrong(where, "is for an initial state that the settings do not have")
-    executed = execute_candidates(kind.scorer, [candidate for _, _, candidate in rows])
-    for (where, entry, _), candidate in zip(rows, executed, strict=True):
+    manifest, vocabulary = loaded.manifest, loaded.environment.vocabulary
+    for plan in plans:
+        if plan.candidate.episode not in planner.states:
+            raise _wrong(plan.where, "is for an initial state that the settings do not have")
+    executed = execute_candidates(planner.scorer, [plan.candidate for plan in plans])
+    for plan, candidate in zip(plans, executed, strict=True):
         scale = 0.0 if candidate.result is None else candidate.result.returns
-        _compare(where, "return_per_agent", entry.get("return_per_agent"), candidate.score, scale)
-    count = sum(c.score is not None for c in executed)
+        _compare(plan.where, "return_per_agent", plan.entry.get("return_per_agent"), candidate.score, scale)
+    count = sum(candidate.score is not None for candidate in executed)
     yield f"Plans with the recorded return on the episodes of their selection: {count}."
-    kept = [
-        known_candidate(
-            loaded.environment.vocabulary, manifest["max_instructions"], i, plan["episode"], plan_triples(plan)
-        )
-        for i, plan in enumerate(manifest["plans"])
-    ]
-    for i, (plan, returns) in enumerate(zip(manifest["plans"], kind.report(kept), strict=True)):
-        recorded = [plan["report_return_per_agent"], *(plan["report_returns"] or [])]
-        for value, found in zip(recorded, [np.mean(returns), *np.mean(returns, axis=0)], strict=False):
-            _compare(path, f"the reported return of plans[{i}]", value, float(found), returns)
+    entries, capacity = manifest["plans"], manifest["max_instructions"]
+    kept = [known_candidate(vocabulary, capacity, 0, entry["episode"], plan_triples(entry)) for entry in entries]
+    for index, returns in enumerate(planner.report(kept)):
+        _compare_report(loaded, index, returns)
     yield f"Kept plans with the recorded return on the episodes of the report: {len(kept)}."
 
 
-def _check_control(loaded: DemonstrationSet, lines: Sequence[_Line], kind: PlanKind, quick: bool) -> Iterator[str]:
-    """Play the control of each round, and random actions."""
+def _check_control(loaded: DemonstrationSet, plans: Sequence[_Plan], planner: Planner, quick: bool) -> Iterator[str]:
+    """Play random actions and the control of each round."""
     path, manifest = str(loaded.path / MANIFEST), loaded.manifest
-    scores = np.array([baseline.score for baseline in kind.baselines])
+    scores = np.array([baseline.score for baseline in planner.baselines])
     _compare(path, "random_return_per_agent", manifest["random_return_per_agent"], float(np.mean(scores)), scores)
     yield f"Random actions earn the recorded return: {np.mean(scores):.4g} per agent."
-    rounds = [r for r in manifest["rounds"] if r.get("control") is not None]
+    rounds = [r for r in manifest["rounds"] if isinstance(r.get("control"), dict)]
     for r in rounds:
-        attempts = [line.attempt for line in lines if line.attempt.sent and line.attempt.request is not None]
-        asked = [c for a in attempts if is_whole(r.get("index"), a.round, 2**31) for c in a.candidates]
-        found = dataclasses.asdict(kind.control(asked))
-        recorded = r["control"] if isinstance(r["control"], dict) else {}
-        slack = 2 * _STANDARD_ERRORS * found["error"] if quick else 0.0
-        for name in ("candidates", "mean") if quick else ("candidates", "mean", "low", "high"):
-            what = f"{name} of the control of round {r.get('index')}"
-            scale = 0.0 if name == "candidates" else found["mean"]
-            _compare(path, printable(what), recorded.get(name), found[name], scale, slack * (name != "candidates"))
-    if rounds:
-        some = f"; of the random plans only {_QUICK_CONTROL} at most were played" if quick else ""
-        yield f"Rounds with the recorded control: {len(rounds)}{some}."
+        asked = [p.candidate for p in plans if p.asked and is_whole(r.get("index"), p.candidate.round, 2**31)]
+        found, what = planner.control(asked), printable(f"of the control of round {r.get('index')}")
+        slack = 2 * _STANDARD_ERRORS * found.error if quick else 0.0
+        _compare(path, f"candidates {what}", r["control"].get("candidates"), float(found.candidates), 0.0)
+        for name in ("mean",) if quick else ("mean", "low", "high"):
+            _compare(path, f"{name} {what}", r["control"].get(name), getattr(found, name), found.mean, slack)
+    some = f", of which at most {_QUICK_CONTROL} random plans were played" if quick else ""
+    yield f"Rounds with the recorded control{some}: {len(rounds)}."
 
 
 def _check_fresh(loaded: DemonstrationSet, index: int) -> None:
-    """Compare a reported return with other episodes, where nothing says which ones it was measured on."""
+    """Compare a reported return with that on other episodes, where the set does not say which ones were played."""
     plan, reset_key = jax.tree.map(lambda x: x[index : index + 1], (loaded.plans, loaded.reset_keys))
-    key = jax.random.fold_in(jax.random.key(0), 0x5EC0D)
-    batch = plan_batch(plan, key, _FRESH_EPISODES, 0.0, reset_key)
+    batch = plan_batch(plan, jax.random.fold_in(jax.random.key(0), 0x5EC0D), _FRESH_EPISODES, 0.0, reset_key)
     returns = np.asarray(execute_batch(loaded.environment, batch, Trajectory.episode_return))
-    entry = loaded.manifest["plans"][index]
+    _compare_report(loaded, index, returns, _STANDARD_ERRORS * np.sqrt(2 / _FRESH_EPISODES))
+
+
+def _compare_report(loaded: DemonstrationSet, index: int, returns: np.ndarray, standard_errors: float = 0.0) -> None:
+    """Compare the reported return of a plan, and those of the agents, with `returns` `[N, A]`."""
+    entry, where = loaded.manifest["plans"][index], str(loaded.path / MANIFEST)
     recorded = [entry["report_return_per_agent"], *(entry["report_returns"] or [])]
-    for value, column in zip(recorded, [returns.mean(axis=1), *returns.T], strict=False):
-        slack = _STANDARD_ERRORS * column.std() * np.sqrt(2 / _FRESH_EPISODES)
-        what = f"the reported return of plans[{index}]"
-        _compare(str(loaded.path / MANIFEST), what, value, float(column.mean()), column, slack)
+    for value, found in zip(recorded, [returns.mean(axis=1), *returns.T], strict=False):
+        slack = standard_errors * float(found.std())
+        _compare(where, f"the reported return of plans[{index}]", value, float(found.mean()), returns, slack)
 
 
 def _compare(where: str, what: str, recorded: Any, found: float | None, scale: Any, slack: float = 0.0) -> None:
     """Raise unless a recorded figure is the one found again, within rounding and `slack`."""
-    tolerance = _SHARE_OF_SCALE * float(np.mean(np.abs(scale))) + 1e-3 + slack
     if found is None and recorded is None:
         return
+    tolerance = _SHARE_OF_SCALE * float(np.mean(np.abs(scale))) + 1e-3 + slack
     if found is None or not is_number(recorded) or abs(recorded - found) > tolerance:
-        shown, again = printable(repr(recorded)), "none" if found is None else f"{found:.4g} (within {tolerance:.2g})"
-        raise _wrong(where, f"gives {shown} as {what}, and executed again it is {again}")
+        again = "none" if found is None else f"{found:.4g} (within {tolerance:.2g})"
+        raise _wrong(where, f"gives {printable(repr(recorded))} as {what}, and executed again it is {again}")
 
 
 def _wrong(where: str, what: str) -> DemonstrationError:
