@@ -213,31 +213,31 @@ def test_plans_that_would_not_fit_into_memory_are_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "where"),
     [
-        ({"round": 0}, "round 0, candidate 0, which transcript.jsonl does not have"),
-        ({"candidate": 3}, "candidate 3, where transcript.jsonl has other triples"),
-        ({"triples": [list(t) for t in BEST[:2]]}, "where transcript.jsonl has other triples"),
-        ({"selection_return_per_agent": 14.6}, "where transcript.jsonl has another return than 14.6"),
-        ({"selection_return_per_agent": None}, "where transcript.jsonl has another return than None"),
+        ({"round": 0}, "round 0, candidate 0"),
+        ({"candidate": 3}, "round 1, candidate 3"),
+        ({"triples": [list(t) for t in BEST[:2]]}, "round 1, candidate 0"),
+        ({"selection_return_per_agent": 14.6}, "round 1, candidate 0"),
+        ({"selection_return_per_agent": None}, "round 1, candidate 0"),
     ],
 )
 def test_a_plan_that_does_not_stand_in_the_transcript_is_refused(
-    tmp_path: Path, changes: dict[str, Any], what: str
+    tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     folder = write_line_set(tmp_path / "set")
     first, second = read_json(folder)["plans"]
     edit_manifest(folder, plans=[{**first, **changes}, second])
-    assert what in refuse(folder)
+    assert f"plans[0] refers to {where}, where transcript.jsonl does not have these triples" in refuse(folder)
 
 
 def test_a_plan_for_another_initial_state_is_refused(tmp_path: Path) -> None:
     folder = write_walk_set(tmp_path / "set")
     plans = read_json(folder)["plans"]
     edit_manifest(folder, plans=[{**plans[0], "episode": 7}, *plans[1:]])
-    assert "round 1, candidate 0, episode 7, which" in refuse(folder, Walk())
+    assert "round 1, candidate 0, episode 7, where transcript.jsonl does not have" in refuse(folder, Walk())
     edit_manifest(folder, plans=[{**plans[0], "episode": 4}, *plans[1:]])
-    assert "episode 4, where transcript.jsonl has other triples" in refuse(folder, Walk())
+    assert "episode 4, where transcript.jsonl does not have" in refuse(folder, Walk())
 
 
 @pytest.mark.parametrize(

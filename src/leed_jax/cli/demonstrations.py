@@ -8,7 +8,7 @@ from typing import Any
 
 from leed_jax.cli.common import exit_on_error
 from leed_jax.cli.replay import draw_plan
-from leed_jax.cli.show import as_json, list_sets, read_contents, show_set
+from leed_jax.cli.show import list_sets, read_contents, show_set
 from leed_jax.demonstrations import DemonstrationSet, find_set, load_verified, read_manifest
 from leed_jax.demonstrations.export import ABOUT, as_arrays, as_npz
 from leed_jax.demonstrations.loading import environment_of
@@ -130,16 +130,13 @@ def _share(text: str) -> float:
     return value
 
 
-# --- the commands -----------------------------------------------------------------------------------------------
-
-
 def _list(arguments: argparse.Namespace) -> None:
     _print(list_sets(None if arguments.folder is None else Path(arguments.folder)))
 
 
 def _show(arguments: argparse.Namespace) -> None:
     contents = read_contents(find_set(arguments.set, "SET"))
-    _print([json.dumps(as_json(contents), indent=2)] if arguments.json else show_set(contents))
+    _print([json.dumps(contents, indent=2)] if arguments.json else show_set(contents))
 
 
 def _verify(arguments: argparse.Namespace) -> None:

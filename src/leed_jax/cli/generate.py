@@ -83,11 +83,17 @@ def _main(arguments: list[str]) -> int:
         finally:
             if not (folder / JOURNAL).exists():
                 remove_journal(folder)
-        if config.llm.provider == "written":
-            _check_written(config, result, folder, console)
+        problems = [a.error for a in result.attempts if a.error] + [p for c in result.candidates for p in c.problems]
+        written = config.llm.provider == "written"
+        if written and not result.kept:
+            # The folder stays free for another attempt.
+            remove_journal(folder)
+            raise DemonstrationError(_nothing_executable(config, result, problems, out))
         spent = spending(result, counted)
         print_table(console, result)
-        for line in summary_lines(config, environment, result, spent, time.monotonic() - started):
+        left_out = [f"Left out: {problem}" for problem in problems] if written else []
+        seconds = time.monotonic() - started
+        for line in (*left_out, *summary_lines(config, environment, result, spent, seconds)):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         if out is not None:
             write_set(folder, config, environment, result, spent)
@@ -95,34 +101,19 @@ def _main(arguments: list[str]) -> int:
             # By now the transcript holds every reply.
             remove_journal(folder)
             console.print(f"Recorded in {folder}.", soft_wrap=True)
-    _check_kept(config, result, out)
+    if not result.kept:
+        raise DemonstrationError(_nothing_executable(config, result, problems, out))
     return 0
 
 
-def _problems(result: GenerationResult) -> list[str]:
-    return [a.error for a in result.attempts if a.error] + [p for c in result.candidates for p in c.problems]
-
-
-def _check_written(config: Config, result: GenerationResult, folder: Path, console: Console) -> None:
-    """Show what is wrong with a written plan, and if nothing is left of it, leave the folder free for another try."""
-    problems = _problems(result)
-    if result.kept:
-        for problem in problems:
-            console.print(f"Left out: {problem}", soft_wrap=True, highlight=False, markup=False)
-        return
-    remove_journal(folder)
-    raise DemonstrationError(
-        f"llm.path={config.llm.path} holds no executable plan: {' '.join(problems[:5])} Correct the file and give the "
-        "same command again; --help shows the format."
-    )
-
-
-def _check_kept(config: Config, result: GenerationResult, folder: Path | None) -> None:
-    if result.kept:
-        return
-    problems = _problems(result)
-    where = "" if folder is None else f" The attempt is recorded in {folder}, without a plan."
-    raise DemonstrationError(
+def _nothing_executable(config: Config, result: GenerationResult, problems: list[str], out: Path | None) -> str:
+    if config.llm.provider == "written":
+        return (
+            f"llm.path={config.llm.path} holds no executable plan: {' '.join(problems[:5])} Correct the file and give "
+            "the same command again; --help shows the format."
+        )
+    where = "" if out is None else f" The attempt is recorded in {out}, without a plan."
+    return (
         f"None of the {len(result.attempts)} replies of {model_name(config)} could be executed (the first problem: "
         f"{problems[0] if problems else 'there was none'}){where} Try a larger model, more rounds, or a lower "
         "llm.temperature."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -105,26 +105,8 @@ def _size(count: int) -> str:
 # --- show -------------------------------------------------------------------------------------------------------
 
 
-class Contents(NamedTuple):
-    """A set on disk, without its environment.
-
-    Attributes:
-        path: its folder.
-        manifest: its manifest.
-        requests: the number of lines of its transcript.
-        steps: environment steps in the recorded episodes, or None.
-        token_rate: tokens read and written per thousand recorded environment steps, or None.
-    """
-
-    path: Path
-    manifest: Mapping[str, Any]
-    requests: int
-    steps: int | None
-    token_rate: float | None
-
-
-def read_contents(folder: Path) -> Contents:
-    """Read a set and check its files and its transcript, without building its environment.
+def read_contents(folder: Path) -> dict[str, Any]:
+    """Read and check a set without building its environment: what `show --json` prints.
 
     Raises:
         DemonstrationError: it is damaged or altered.
@@ -139,31 +121,26 @@ def read_contents(folder: Path) -> Contents:
             raise DemonstrationError(f"{folder / ARRAYS} does not hold episodes. Restore the file.")
         steps = int(active.any(axis=-1).sum())
         rate = 1000 * (usage["prompt_tokens"] + usage["completion_tokens"]) / steps if usage and steps else None
-    return Contents(folder, manifest, requests, steps, rate)
-
-
-def as_json(contents: Contents) -> dict[str, Any]:
-    """What `show --json` prints: the manifest and derived figures."""
     return {
-        "path": str(contents.path),
-        "requests": contents.requests,
-        "demonstration_steps": contents.steps,
-        "tokens_per_thousand_steps": contents.token_rate,
-        "manifest": contents.manifest,
+        "path": str(folder),
+        "requests": requests,
+        "demonstration_steps": steps,
+        "tokens_per_thousand_steps": rate,
+        "manifest": manifest,
     }
 
 
-def show_set(contents: Contents) -> Iterator[str]:
+def show_set(contents: Mapping[str, Any]) -> Iterator[str]:
     """A set in lines of text."""
-    yield printable(str(contents.path), 300)
+    yield printable(contents["path"], 300)
     yield from (f"  {name:<15} {fact}" for name, fact in _facts(contents).items())
-    rounds = contents.manifest["rounds"]
+    rounds = contents["manifest"]["rounds"]
     if rounds:
         rows = [[_round_cell(name, r.get(name)) for name in _ROUND_COLUMNS.values()] for r in rounds]
         yield from ("", "Rounds, with returns per agent:", "")
         yield from format_table(list(_ROUND_COLUMNS), rows, left=0)
         yield "plans: executable ones. valid: executable triples. control: the best of as many random valid plans."
-    plans = contents.manifest["plans"]
+    plans = contents["manifest"]["plans"]
     yield ""
     if not plans:
         yield "No plan: nothing that the model wrote could be executed."
@@ -171,15 +148,15 @@ def show_set(contents: Contents) -> Iterator[str]:
         yield from _plan_lines(index, plan)
 
 
-def _facts(contents: Contents) -> dict[str, str]:
-    manifest, steps, rate = contents.manifest, contents.steps, contents.token_rate
+def _facts(contents: Mapping[str, Any]) -> dict[str, str]:
+    manifest, rate = contents["manifest"], contents["tokens_per_thousand_steps"]
     environment, prompt, how, usage = (manifest[name] for name in ("environment", "prompt", "recorded", "usage"))
     fields = ", ".join(f"{printable(k)}={printable(repr(v))}" for k, v in environment["config"].items())
     recorded = used = "-"
     if how is not None:
         recorded = (
-            f"{how['episodes']:,} episodes, {steps or 0:,} environment steps, up to {how['noise']:.0%} of the actions "
-            f"disturbed, seed {how['seed']}"
+            f"{how['episodes']:,} episodes, {contents['demonstration_steps'] or 0:,} environment steps, up to "
+            f"{how['noise']:.0%} of the actions disturbed, seed {how['seed']}"
         )
     if usage is not None:
         used = (
@@ -195,7 +172,7 @@ def _facts(contents: Contents) -> dict[str, str]:
         "created": f"{printable(manifest['created'])} by leed_jax {printable(manifest['leed_jax'])}",
         "settings": ", ".join(f"{printable(k)}={printable(str(v))}" for k, v in manifest["settings"].items()) or "-",
         "recorded": recorded,
-        "requests": f"{contents.requests} in the transcript",
+        "requests": f"{contents['requests']} in the transcript",
         "usage": used,
         "random actions": f"{_figure(manifest['random_return_per_agent'])} per agent",
     }

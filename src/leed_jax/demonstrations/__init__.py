@@ -11,7 +11,7 @@ Loading checks all of it before anything is used. Sets that come with leed_jax a
 """
 
 from leed_jax.demonstrations.execution import demonstration_key, execute_episodes, initial_state_keys, instructed
-from leed_jax.demonstrations.format import ARRAYS, FORMAT, KINDS, MANIFEST, MAX_INSTRUCTIONS, TRANSCRIPT, read_manifest
+from leed_jax.demonstrations.format import ARRAYS, MANIFEST, TRANSCRIPT, read_manifest
 from leed_jax.demonstrations.loading import (
     find_set,
     load_demonstrations,
@@ -23,10 +23,7 @@ from leed_jax.demonstrations.sets import DemonstrationSet, best_episodes, best_p
 
 __all__ = [
     "ARRAYS",
-    "FORMAT",
-    "KINDS",
     "MANIFEST",
-    "MAX_INSTRUCTIONS",
     "TRANSCRIPT",
     "DemonstrationSet",
     "best_episodes",

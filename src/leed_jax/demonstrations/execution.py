@@ -69,9 +69,15 @@ def plan_batch(
     reset_keys: Key[Array, "P"] | None = None,
     noise_from: float = 0.0,
 ) -> Batch:
-    """Assign plans to episodes in turn; see `execute_episodes`. `key` is consumed.
+    """Assign plans to episodes in turn.
 
-    Episode i of N has (1 - i / (N-1)) `noise_from` + i / (N-1) `noise` of its actions disturbed.
+    Args:
+        plans: plans stacked on a leading axis.
+        key: source of all randomness; consumed.
+        episodes: the number of episodes, `N`.
+        noise: the share of disturbed actions of the last episode; it grows linearly from that of the first one.
+        reset_keys: each plan's own initial state; None for fresh ones.
+        noise_from: the share of disturbed actions of the first episode.
     """
     return Batch(
         plans=plans,
@@ -86,14 +92,7 @@ def plan_batch(
 def execute_batch(
     environment: InstructedEnvironment, batch: Batch, arrange: Arrange, per_agent: Int[Array, "K A"] | None = None
 ) -> Any:
-    """Execute a batch and arrange the episodes, `[N, T, ...]`, without memory for both.
-
-    Args:
-        environment: where to execute; static.
-        batch: the episodes.
-        arrange: what to make of them; static, and the result is what it returns.
-        per_agent: for each agent, the episodes to pass on to `arrange`; None for all.
-    """
+    """Execute a batch and apply `arrange` to its episodes, `[N, T, ...]`, or to each agent's choice of them."""
     plans = jax.tree.map(lambda x: x[batch.which], batch.plans)
     reset_keys = None if batch.reset_key is None else batch.reset_key[batch.which]
     run = jax.vmap(functools.partial(execute, environment))
@@ -119,17 +118,7 @@ def execute_episodes(
     reset_keys: Key[Array, "P"] | None = None,
     noise_from: float = 0.0,
 ) -> Trajectory:
-    """Execute plans in turn on `episodes` initial states, in one jitted call; `key` is consumed.
-
-    Args:
-        environment: where to execute.
-        plans: plans stacked on a leading axis.
-        key: source of all randomness.
-        episodes: the number of episodes, `N`.
-        noise: the largest share of disturbed actions; episodes are spread evenly between `noise_from` and that.
-        reset_keys: each plan's own initial state; None for fresh ones.
-        noise_from: the smallest share of disturbed actions.
-    """
+    """Execute plans in turn, in one jitted call; see `plan_batch`."""
     return execute_batch(environment, plan_batch(plans, key, episodes, noise, reset_keys, noise_from), unchanged)
 
 
@@ -140,17 +129,8 @@ def unchanged(trajectory: Trajectory) -> Trajectory:
 
 @functools.cache
 def with_label(arrange: Arrange, label: str) -> Arrange:
-    """The same arrangement, of episodes whose `action` is the one to imitate.
-
-    It is cached, as jit compiles anew for each new function.
-
-    Args:
-        arrange: the arrangement.
-        label: instructed, the plan's action; or taken, the action after noise.
-
-    Raises:
-        DemonstrationError: there is no such label.
-    """
+    """The same arrangement, of episodes whose `action` is the one of this label; see `DemonstrationSet.episodes`."""
+    # Cached, as jit compiles again for each new function.
     if label not in LABELS:
         raise DemonstrationError(f"demonstrations.label={label}: must be one of {', '.join(LABELS)}.")
     if label == "instructed":

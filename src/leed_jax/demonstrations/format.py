@@ -31,7 +31,6 @@ it: `triples` and `return_per_agent`, or with kind=episodes a list `plans` of ob
 import hashlib
 import io
 import json
-import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +54,6 @@ MAX_TEXT = 10_000
 MAX_BYTES = {MANIFEST: 64 * 2**20, TRANSCRIPT: 2**30, ARRAYS: 4 * 2**30}
 _MAX_NUMBER = 1e30
 _MAX_SETTING_DEPTH = 4
-_TOLERANCE = 1e-6
 
 Check = Callable[[Any], bool]
 
@@ -284,24 +282,28 @@ def complete(manifest: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def check_transcript(folder: Path, manifest: Mapping[str, Any], content: bytes) -> int:
-    """Check that each kept plan is in the transcript with the same triples and return; return its number of requests.
+    """Check that the transcript has each kept plan with its triples and return; return its number of requests.
 
     Raises:
         DemonstrationError: a line is not JSON, or a plan is not there.
     """
-    places = [(plan["round"], plan["candidate"], plan["episode"]) for plan in manifest["plans"]]
-    found: dict[Any, list[Mapping[str, Any]]] = {place: [] for place in places}
-    lines = 0
-    for line in transcript_lines(folder / TRANSCRIPT, content):
-        lines += 1
-        for entry in transcript_entries(line):
-            place = line.get("round"), line.get("candidate"), entry.get("episode")
-            if not any(isinstance(part, list | dict) for part in place) and place in found:
-                found[place].append(entry)
-    for index, (plan, place) in enumerate(zip(manifest["plans"], places, strict=True)):
-        if not any(_same_plan(plan, entry) for entry in found[place]):
-            raise _not_there(folder, index, plan, found[place])
-    return lines
+    lines = list(transcript_lines(folder / TRANSCRIPT, content))
+    found = {_plan_key(line, e, e.get("return_per_agent")) for line in lines for e in transcript_entries(line)}
+    for index, plan in enumerate(manifest["plans"]):
+        if _plan_key(plan, plan, plan["selection_return_per_agent"]) not in found:
+            where = f"round {plan['round']}, candidate {plan['candidate']}"
+            where += "" if plan["episode"] is None else f", episode {plan['episode']}"
+            raise DemonstrationError(
+                f"{folder / MANIFEST}: plans[{index}] refers to {where}, where {TRANSCRIPT} does not have these "
+                f"triples with this return. {ADVICE}"
+            )
+    return len(lines)
+
+
+def _plan_key(place: Mapping[str, Any], entry: Mapping[str, Any], score: Any) -> str:
+    """What a kept plan and its entry in the transcript have in common."""
+    score = float(score) if is_number(score) else score
+    return json.dumps([place.get("round"), place.get("candidate"), entry.get("episode"), entry.get("triples"), score])
 
 
 def transcript_lines(path: Path, content: bytes) -> Iterator[Mapping[str, Any]]:
@@ -319,24 +321,3 @@ def transcript_entries(line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The plans of a line of a transcript; what is not an object is left out."""
     plans = line.get("plans")
     return [entry for entry in plans if isinstance(entry, dict)] if isinstance(plans, list) else [line]
-
-
-def _same_plan(plan: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    score, recorded = plan["selection_return_per_agent"], entry.get("return_per_agent")
-    if recorded is not None and is_number(recorded):
-        agree = score is not None and math.isclose(score, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    else:
-        agree = score is None and recorded is None
-    return agree and entry.get("triples") == plan["triples"]
-
-
-def _not_there(folder: Path, index: int, plan: Mapping[str, Any], found: list[Mapping[str, Any]]) -> DemonstrationError:
-    where = f"round {plan['round']}, candidate {plan['candidate']}"
-    where += "" if plan["episode"] is None else f", episode {plan['episode']}"
-    if not found:
-        what = f"which {TRANSCRIPT} does not have"
-    elif all(entry.get("triples") != plan["triples"] for entry in found):
-        what = f"where {TRANSCRIPT} has other triples"
-    else:
-        what = f"where {TRANSCRIPT} has another return than {plan['selection_return_per_agent']}"
-    return DemonstrationError(f"{folder / MANIFEST}: plans[{index}] refers to {where}, {what}. {ADVICE}")

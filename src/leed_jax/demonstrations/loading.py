@@ -88,11 +88,7 @@ def save_demonstrations(
 
 
 def find_set(path: str, setting: str = "demonstrations.path") -> Path:
-    """The folder of a set.
-
-    Args:
-        path: a folder, or the name of a set that comes with leed_jax, as `ENVIRONMENT/MODEL`.
-        setting: the setting that the path comes from, for the message.
+    """The folder of a set: `path` itself, or that of a set that comes with leed_jax, named as `ENVIRONMENT/MODEL`.
 
     Raises:
         DemonstrationError: there is none.

@@ -116,28 +116,15 @@ class DemonstrationSet:
         return self.episodes(episodes, **kwargs, arrange=expert_samples)
 
     def best(self, number: int | None = None) -> Plan:
-        """The best plans by selection return, best first, stacked.
-
-        Args:
-            number: how many, at most; None for all.
-
-        Raises:
-            DemonstrationError: there are no plans.
-        """
+        """The best plans by selection return, at most `number` of them, best first, stacked."""
         self._require_plans()
         return self._best(number)[0]
 
     def returns(self, key: PRNGKeyArray, num_episodes: int) -> Float[Array, "N A"]:
         """Returns of the plans alone, without noise: of the best plan in fresh episodes; `key` is consumed.
 
-        With kind=episodes every plan is executed on its own initial state, all of them equally often and at least once.
-
-        Args:
-            key: source of the initial states and of the transitions.
-            num_episodes: how many episodes, about.
-
-        Raises:
-            DemonstrationError: there are no plans.
+        With kind=episodes every plan is executed on its own initial state, all of them equally often and at least once,
+        so that the number of episodes may differ.
         """
         self._require_plans()
         number = 1 if self.reset_keys is None else len(self.manifest["plans"])
@@ -166,11 +153,11 @@ class DemonstrationSet:
         Args:
             key: source of the initial states, of the transitions and of the noise.
             num_episodes: how many episodes, shared among the plans in turn.
-            plans: use only this many plans, the best ones; None for all.
-            noise: the largest share of disturbed actions, as in `episodes`.
+            plans: as in `episodes`, and so are the others.
+            noise: the largest share of disturbed actions.
             noise_from: the smallest share of disturbed actions.
             label: instructed or taken.
-            arrange: as in `episodes`.
+            arrange: applied to the episodes.
 
         Raises:
             DemonstrationError: there are no plans, or there is no such label.
@@ -215,22 +202,14 @@ class DemonstrationSet:
         return jax.tree.map(lambda x: x[rows], self.recorded)
 
 
-# --- filters: how many are kept depends on the settings only, so that compiled programs fit other sets of equal size
-
-
 def best_plans(scores: Sequence[float | None], number: int | None) -> list[int]:
-    """Positions of the best plans, best first; plans without a score come last, and ties keep their order.
-
-    Args:
-        scores: each plan's score.
-        number: how many to keep, at most; None for all.
-    """
+    """Positions of the best plans, best first, at most `number`; those without a score come last, ties keep order."""
     order = sorted(range(len(scores)), key=lambda i: math.inf if scores[i] is None else -float(scores[i] or 0.0))
     return order[:number]
 
 
 def kept_episodes(episodes: int, quantile: float, number: int | None) -> int:
-    """How many of `episodes` `best_episodes` keeps."""
+    """How many of `episodes` are kept; not depending on returns, so that a compiled program fits other sets, too."""
     # Of n distinct sorted numbers, ceil(q (n - 1)) are below the quantile q; 1e-9 absorbs rounding as in 0.1 x 30.
     below = math.ceil(quantile * (episodes - 1) - 1e-9)
     return episodes - below if number is None else min(episodes - below, number)

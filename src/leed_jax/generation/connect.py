@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from leed_jax.config import Config, LLMConfig
 from leed_jax.config.environments import make_environment
@@ -84,27 +85,16 @@ def make_model(config: Config, meter: Meter | None = None) -> contextlib.Abstrac
         return contextlib.nullcontext(RandomModel(instructed(make_environment(config.env)).vocabulary, config.seed))
     if llm.provider == "written":
         return contextlib.nullcontext(WrittenModel(llm.path))
+    asking: Any = {
+        "timeout_s": llm.timeout_s,
+        "response_format": llm.response_format,
+        "retry": retry_policy(llm),
+        "meter": meter,
+    }
     if llm.provider == "local":
-        return LocalModel(
-            llm.path,
-            slots=llm.concurrency,
-            context=llm.context,
-            threads=llm.threads,
-            timeout_s=llm.timeout_s,
-            response_format=llm.response_format,
-            retry=retry_policy(llm),
-            meter=meter,
-        )
-    return ChatClient(
-        _REMOTE[llm.provider],
-        llm.model,
-        base_url=llm.base_url,
-        api_key_env=llm.api_key_env,
-        timeout_s=llm.timeout_s,
-        response_format=llm.response_format,
-        retry=retry_policy(llm),
-        meter=meter,
-    )
+        return LocalModel(llm.path, slots=llm.concurrency, context=llm.context, threads=llm.threads, **asking)
+    remote = _REMOTE[llm.provider]
+    return ChatClient(remote, llm.model, base_url=llm.base_url, api_key_env=llm.api_key_env, **asking)
 
 
 def model_name(config: Config) -> str:

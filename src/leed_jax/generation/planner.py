@@ -1,6 +1,5 @@
 """How plans are requested, scored and selected: one for all initial states, or one for each of some."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -22,21 +21,6 @@ from leed_jax.llm import ChatRequest, Message
 from leed_jax.report.animation import as_numpy
 
 _SHOWN = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """Independent sources of randomness; plans are reported on other episodes than they are selected on."""
-
-    selection: Any
-    report: Any
-    control: Any
-    random: Any
-
-    @classmethod
-    def from_seed(cls, seed: int) -> "Keys":
-        """The keys of a generation with this seed."""
-        return cls(*jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x6E11), 4))
 
 
 def requests_in_round(settings: GenerateConfig) -> int:
@@ -77,13 +61,15 @@ class Planner:
         states_seed: int | None,
     ) -> None:
         self._environment, self._llm, self._settings, self._seed = environment, llm, settings, seed
-        self._keys = Keys.from_seed(seed)
+        # Plans are reported on other episodes than they are selected on.
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x6E11), 4)
+        selection, self._report_key, self._control_key, self._random_key = keys
         self.template = load_template(settings.prompt, settings.kind)
         self._per_state = states_seed is not None
         self.states: tuple[int | None, ...] = tuple(range(settings.episodes)) if self._per_state else (None,)
         self._initial = None if states_seed is None else initial_state_keys(states_seed, settings.episodes)
         batch = settings.candidates * len(self.states)
-        self.scorer = self._scorer(self._keys.selection, settings.selection_episodes, batch)
+        self.scorer = self._scorer(selection, settings.selection_episodes, batch)
         self._facts = self._describe_states() if self._per_state else []
 
     def _scorer(self, key: Any, episodes: int, batch: int) -> Scorer:
@@ -109,12 +95,10 @@ class Planner:
         rows = len(self.states)
         repeats = max(1, self._settings.report_episodes // rows)
         reset_keys = None if self._initial is None else jnp.repeat(self._initial, repeats, axis=0)
-        returns, measures = random_play(self._environment, self._keys.random, rows * repeats, reset_keys)
+        returns, measures = random_play(self._environment, self._random_key, rows * repeats, reset_keys)
         by_agent = np.mean(returns.reshape(rows, repeats, -1), axis=1)
         figures = {name: np.mean(x.reshape(rows, repeats), axis=1) for name, x in measures.items()}
         return [Baseline(by_agent[i], {name: float(x[i]) for name, x in figures.items()}) for i in range(rows)]
-
-    # --- requests ---
 
     def requests(
         self, index: int, candidates: Sequence[Candidate], learner_feedback: Sequence[str] = ()
@@ -175,8 +159,6 @@ class Planner:
         scale = f"Earlier plans for {episode_name(episode)}, where random actions earn {baseline.score:.2f} per agent:"
         return "\n".join([facts, "", scale, "", *lines])
 
-    # --- selection ---
-
     def value(self, candidates: Sequence[Candidate]) -> float | None:
         """Return per agent of the best plans, None without any; a state without a plan counts as random actions."""
         best = {c.episode: c.score for c in self._best(candidates)}
@@ -201,7 +183,7 @@ class Planner:
         if not plans:
             return []
         batch = len(self.states) if self._per_state else self._settings.keep
-        scorer = self._scorer(self._keys.report, self._settings.report_episodes, batch)
+        scorer = self._scorer(self._report_key, self._settings.report_episodes, batch)
         states = [c.episode for c in kept if c.episode is not None]
         return [result.returns for result in scorer.results(stack_plans(plans), states or None)]
 
@@ -216,7 +198,7 @@ class Planner:
         return random_plan_scores(
             self._environment.vocabulary,
             self.scorer,
-            self._keys.control,
+            self._control_key,
             max_instructions=settings.max_instructions,
             candidates=settings.candidates,
             count=settings.control_plans,

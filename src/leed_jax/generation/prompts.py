@@ -126,7 +126,7 @@ def _check_template(template: Template, kind: str) -> None:
     for section in template.sections:
         if section not in SECTIONS:
             raise ConfigurationError(
-                f"generate.prompt={template.name} has a section {section}; sections are {', '.join(SECTIONS)}."
+                f"generate.prompt={template.name} has a section {section}; the sections are {', '.join(SECTIONS)}."
             )
     required = {**_REQUIRED, "request": ("states",) if kind == "episodes" else ()}
     for section, names in required.items():
@@ -317,9 +317,4 @@ def _triple(**words: Any) -> dict[str, Any]:
 
 
 def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

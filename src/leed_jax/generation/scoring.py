@@ -144,9 +144,6 @@ def _random_play(environment: InstructedEnvironment, key: Any, episodes: int, re
     return measured_play(environment, random_chooser(environment), key, episodes, reset_keys)
 
 
-# --- the control ------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Control:
     """The best of `candidates` random valid plans, over many draws.

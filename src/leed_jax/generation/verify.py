@@ -149,7 +149,7 @@ def _planner(loaded: DemonstrationSet, quick: bool) -> Planner | None:
     try:
         return Planner(loaded.environment, LLMConfig(), wanted, settings["seed"], states_seed)
     except LeedError as error:
-        raise _wrong(path, f"tells of plans that cannot be executed again ({printable(str(error), 300)})") from None
+        raise _wrong(path, f"has plans that cannot be executed again ({printable(str(error), 300)})") from None
 
 
 def _check_returns(loaded: DemonstrationSet, plans: Sequence[_Plan], planner: Planner) -> Iterator[str]:
