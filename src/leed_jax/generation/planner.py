@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from leed_jax.config import GenerateConfig, LLMConfig
+from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.demonstrations import initial_state_keys
 from leed_jax.errors import ConfigurationError
 from leed_jax.generation.candidates import Candidate, PlanRequest, best_first, distinct_behaviours, episode_name
@@ -23,7 +23,7 @@ from leed_jax.report.animation import as_numpy
 _SHOWN = 3
 
 
-def requests_in_round(settings: GenerateConfig) -> int:
+def requests_in_round(settings: GenerationConfig) -> int:
     """The number of requests in a round."""
     groups = -(-settings.episodes // settings.episodes_per_prompt) if settings.kind == "episodes" else 1
     return groups * settings.candidates
@@ -56,7 +56,7 @@ class Planner:
         self,
         environment: InstructedEnvironment,
         llm: LLMConfig,
-        settings: GenerateConfig,
+        settings: GenerationConfig,
         seed: int,
         states_seed: int | None,
     ) -> None:

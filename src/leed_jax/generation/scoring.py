@@ -20,7 +20,7 @@ from leed_jax.instructions import (
     random_plan,
     written,
 )
-from leed_jax.learning.episodes import measured_play, random_chooser
+from leed_jax.learning.episodes import measured_play, random_actor
 
 _BOOTSTRAP_SAMPLES = 200
 _DRAWS = 4000
@@ -141,7 +141,7 @@ def random_play(
 
 @functools.partial(jax.jit, static_argnames=("environment", "episodes"))
 def _random_play(environment: InstructedEnvironment, key: Any, episodes: int, reset_keys: Any) -> Any:
-    return measured_play(environment, random_chooser(environment), key, episodes, reset_keys)
+    return measured_play(environment, random_actor(environment), key, episodes, reset_keys)
 
 
 @dataclasses.dataclass(frozen=True)

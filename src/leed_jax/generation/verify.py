@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from leed_jax.config import GenerateConfig, LLMConfig
+from leed_jax.config import GenerationConfig, LLMConfig
 from leed_jax.demonstrations import ARRAYS, MANIFEST, TRANSCRIPT, DemonstrationSet, demonstration_key, execute_episodes
 from leed_jax.demonstrations.execution import execute_batch, plan_batch
 from leed_jax.demonstrations.format import (
@@ -145,7 +145,7 @@ def _planner(loaded: DemonstrationSet, quick: bool) -> Planner | None:
     if quick:
         sizes["control_plans"] = min(_QUICK_CONTROL, sizes["control_plans"])
     keep = min(64, max(1, len(manifest["plans"])))
-    wanted = GenerateConfig(kind=manifest["kind"], max_instructions=manifest["max_instructions"], keep=keep, **sizes)
+    wanted = GenerationConfig(kind=manifest["kind"], max_instructions=manifest["max_instructions"], keep=keep, **sizes)
     try:
         return Planner(loaded.environment, LLMConfig(), wanted, settings["seed"], states_seed)
     except LeedError as error:
