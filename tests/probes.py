@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from leed_jax.environments import TimeStep, Wrapper
 from leed_jax.instructions import Command, Measure, Parameter, Vocabulary
-from leed_jax.learning.ppo import Hyper
+from leed_jax.learning.config import ExpertConfig, Hparams, PPOConfig
+from leed_jax.learning.ppo import init_state, make_train_chunk
+from leed_jax.networks.config import NetworkConfig
+from leed_jax.networks.policy import Policy, distributions_of_agents, values_of_agents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Choice(Steady):
 
 @dataclasses.dataclass(frozen=True)
 class Nothing(Steady):
-    """Nobody ever earns anything."""
+    """No action earns anything."""
 
     num_actions: int = 3
 
@@ -199,15 +203,15 @@ class InstructedAim(Aim):
 
 
 @dataclasses.dataclass(frozen=True)
-class Told(Steady):
-    """Agent 0 sees whether a coin shows 0 or 1, agent 1 does not, and both earn what it shows."""
+class Coin(Steady):
+    """Agent 0 sees whether a coin shows 0 or 1, agent 1 does not; they earn what it shows, and twice that."""
 
     def reset(self, key: Any) -> tuple[Any, TimeStep]:
         state = jax.random.bernoulli(key, 0.5).astype(jnp.float32)
         return state, self._shown(state, state < 0, jnp.zeros(2))
 
     def step(self, state: Any, action: Any, key: Any) -> tuple[Any, TimeStep]:
-        return state, self._shown(state, state >= 0, jnp.full(2, state))
+        return state, self._shown(state, state >= 0, state * jnp.arange(1.0, 3.0))
 
     def _shown(self, coin: Any, over: Any, reward: Any) -> TimeStep:
         return TimeStep(
@@ -364,20 +368,99 @@ class TracedInstructed(Traced):
         return self.environment.achieved(state, command, parameter)
 
 
-HYPER = Hyper(
-    learning_rate=1e-2,
-    learning_rate_decay=0.0,
+HPARAMS = Hparams(
     total_updates=1000.0,
-    discount=0.9,
-    gae_lambda=0.95,
-    clip_epsilon=0.2,
-    entropy_coefficient=0.0,
-    value_coefficient=0.5,
-    max_grad_norm=10.0,
-    expert_weight=1.0,
-    expert_decay_updates=1000.0,
+    ppo=PPOConfig(
+        learning_rate=1e-2,
+        learning_rate_decay=0.0,
+        discount=0.9,
+        entropy_coefficient=0.0,
+        max_grad_norm=10.0,
+        epochs=2,
+        minibatches=2,
+    ),
+    expert=ExpertConfig(weight=1.0, decay_fraction=1.0, batch_size=16),
 )
 """Settings with which a probe is learnt in some hundred updates."""
+
+SMALL = NetworkConfig(hidden_sizes=(16,))
+
+
+def hparams(**changes: Any) -> Hparams:
+    """`HPARAMS` with changes: fields of `PPOConfig`, and those of `ExpertConfig` with `expert_` before their names."""
+    ppo, expert = HPARAMS.ppo, HPARAMS.expert
+    for name, value in changes.items():
+        if name.startswith("expert_"):
+            expert = dataclasses.replace(expert, **{name.removeprefix("expert_"): value})
+        else:
+            ppo = dataclasses.replace(ppo, **{name: value})
+    return dataclasses.replace(HPARAMS, ppo=ppo, expert=expert).as_arrays()
+
+
+class Learner:
+    """PPO on a probe, compiled once for each environment and network, with one update in a chunk.
+
+    Attributes:
+        policy: the policy.
+        init: a compiled `init_state`, from a key.
+        chunk: a compiled `train_chunk`.
+    """
+
+    def __init__(
+        self,
+        environment: Any,
+        network: NetworkConfig = SMALL,
+        *,
+        central_critic: bool = False,
+        num_envs: int = 8,
+        rollout_steps: int = 4,
+    ) -> None:
+        self.environment, self._rollout_steps = environment, rollout_steps
+        self.policy = Policy.of(environment, network, central_critic=central_critic)
+        self.init = jax.jit(functools.partial(init_state, environment, self.policy, num_envs))
+        self.train_chunk = make_train_chunk(environment, self.policy, rollout_steps, 1)
+        self.chunk = jax.jit(self.train_chunk)
+        self._distribution = jax.jit(self._distribution_of)
+        self._value = jax.jit(self._value_of)
+
+    def learn(self, updates: int, experts: Any = None, **changes: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        """Train from the beginning; the state, and the means of the metrics over the updates."""
+        state, rows, settings = self.init(jax.random.key(0)), [], hparams(**changes)
+        for _ in range(updates):
+            state, metrics = self.chunk(state, experts, settings)
+            rows.append(metrics)
+        means = {name: np.nanmean([np.asarray(row[name]) for row in rows], axis=0) for name in rows[0]}
+        return state, means
+
+    def distribution(self, parameters: Any, obs: Any = None) -> Any:
+        """Distributions for observations `[E, A, O]`, of one environment with nothing but ones if None."""
+        return self._distribution(parameters, self._ones() if obs is None else obs)
+
+    def probabilities(self, parameters: Any) -> np.ndarray:
+        """Each agent's probabilities of its actions, where there is nothing but ones to observe."""
+        return np.asarray(jax.nn.softmax(self.distribution(parameters).logits))[0]
+
+    def values(self, parameters: Any, obs: Any = None) -> np.ndarray:
+        """The critics' values of observations `[E, A, O]`, of one environment with nothing but ones if None."""
+        return np.asarray(self._value(parameters, self._ones() if obs is None else obs))
+
+    def _ones(self) -> Any:
+        return jnp.ones((1, self.environment.num_agents, self.environment.observation_size))
+
+    def _distribution_of(self, parameters: Any, obs: Any) -> Any:
+        policy, is_first = self.policy, jnp.ones(obs.shape[0], bool)
+        available = jnp.ones((*obs.shape[:2], policy.num_actions), bool)
+        if policy.continuous:
+            available = jnp.broadcast_to(self.environment.available(0), available.shape)
+        own, inputs = policy.of_agents(parameters), policy.actor_input(obs)
+        return distributions_of_agents(policy, own, None, inputs, available, is_first)[1]
+
+    def _value_of(self, parameters: Any, obs: Any) -> Any:
+        own, is_first = self.policy.of_agents(parameters), jnp.ones(obs.shape[0], bool)
+        return values_of_agents(self.policy, own, None, obs, is_first)[1]
+
+
+learner = functools.cache(Learner)
 
 
 def actions_of(line: Line, *instructions: tuple[str, str]) -> list[int]:

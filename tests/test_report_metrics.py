@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from leed_jax.errors import RunDirectoryError
-from leed_jax.report.metrics import MetricsWriter, cut_back, each_agent, mean_or_none, metric_rows, read_metrics
+from leed_jax.report.loggers import make_loggers
+from leed_jax.report.metrics import cut_back, each_agent, mean_or_none, metric_rows, read_metrics
 
 METRICS = {
-    "return_per_agent": np.array([[1.0, 2.0], [np.nan, np.nan]], np.float32),
+    "return_of_agents": np.array([[1.0, 2.0], [np.nan, np.nan]], np.float32),
     "value_loss": np.array([[0.5, np.inf], [3.0, 4.0]], np.float32),
 }
 
@@ -39,7 +40,7 @@ def test_rows_are_plain_json_with_null_for_what_is_not_finite():
 
 def test_float32_survives_the_way_through_json():
     value = np.float32(0.1) * np.float32(3)
-    row = metric_rows({"return_per_agent": np.array([[value]], np.float32)}, {}, 0)[0]
+    row = metric_rows({"return_of_agents": np.array([[value]], np.float32)}, {}, 0)[0]
     assert np.float32(json.loads(json.dumps(row))["return_of_agents"][0]) == value
 
 
@@ -50,7 +51,7 @@ def test_mean_or_none():
 
 
 def write_chunks(folder, chunks, seeds=2):
-    writer = MetricsWriter(folder)
+    writer = make_loggers(("jsonl", "tensorboard"), folder, 0, {})
     for chunk in range(1, chunks + 1):
         common = {"chunk": chunk, "env_steps": 10 * chunk}
         writer.write([{**common, "seed": seed, "return_per_agent": 1.0} for seed in range(seeds)])
@@ -115,7 +116,7 @@ def test_each_agent_has_a_label_or_many_have_two():
 def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.symlink_to("/dev/full")
-    writer = MetricsWriter(tmp_path)
+    writer = make_loggers(("jsonl", "tensorboard"), tmp_path, 0, {})
     for method in (lambda: writer.write([{"chunk": 1, "env_steps": 1, "seed": 0}]), writer.close):
         with pytest.raises(RunDirectoryError, match=re.escape(f"{path} cannot be written: No space left on device.")):
             method()
