@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from own_environment import Meeting
-from probes import HYPER, Choice, Line, Masked, Nothing, OneByOne, Steady
+from probes import Choice, Line, Masked, Nothing, OneByOne, Steady
 
-from leed_jax import Policy, TrainSettings, init_state, make_train_chunk
+import leed_jax
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.environments import AutoReset, Environment, TimeStep, fill_defaults, reset_env, step_env
 from leed_jax.environments.contract import check_environment
@@ -307,13 +307,10 @@ def test_a_small_environment_of_ones_own_is_trained() -> None:
     source = Path(inspect.getfile(Meeting)).read_text().splitlines()
     assert len(source) < 40
     check_environment(environment)
-    policy = Policy.of(environment, hidden_sizes=(8,))
-    settings = TrainSettings(num_envs=4, rollout_steps=5, updates_per_chunk=1, epochs=1, minibatches=1)
-    chunk = jax.jit(make_train_chunk(environment, policy, settings))
-    state = init_state(environment, policy, settings, jax.random.key(0))
-    for _ in range(2):
-        state, metrics = chunk(state, None, HYPER)
-    assert np.all(np.isfinite(metrics["return_per_agent"]))
+    result = leed_jax.train(
+        environment, "ippo", progress=False, num_envs=4, rollout_steps=5, updates_per_chunk=1, total_steps=40
+    )
+    assert np.all(np.isfinite(result.metrics["return_per_agent"]))
 
 
 def test_auto_reset_is_stepping_by_hand() -> None:

@@ -41,9 +41,10 @@ def test_mlflow_holds_every_point_after_a_resume(tmp_path, monkeypatch):
 
 
 def test_wandb_writes_its_offline_run_to_the_run_directory(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     write("wandb", tmp_path, (1, 2))
+    wandb.teardown()  # as at the end of a process
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     # A log of protocol buffers, whose texts stand in it as they are.
     assert file.read_bytes().count(b"return_per_agent/seed1") >= 2
