@@ -1,6 +1,5 @@
 """Policy optimisation on probes whose values and best actions are known."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -8,69 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import HYPER, Choice, Masked, Nothing, Steady, Traced, at_step
+from probes import HPARAMS, Choice, Learner, Preferred, Traced, at_step, hparams, learner
 
 from leed_jax.demonstrations.execution import execute_batch, plan_batch
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import ConfigurationError
 from leed_jax.instructions import PrimitiveInstructions, Trajectory, compile_triples, random_plan, stack_plans
 from leed_jax.learning.experts import Experts, ExpertSamples, expert_samples, sample_experts
-from leed_jax.learning.loss import agent_batches
-from leed_jax.learning.ppo import (
-    TrainSettings,
-    init_state,
-    make_train_chunk,
-)
-from leed_jax.learning.rollout import Rollout, act_all, value_all
+from leed_jax.learning.loss import PolicyOutput, agent_batches
+from leed_jax.learning.ppo import make_train_chunk
+from leed_jax.learning.rollout import Rollout
+from leed_jax.networks.config import NetworkConfig
 from leed_jax.networks.policy import Policy
 
-SETTINGS = TrainSettings(
-    num_envs=8, rollout_steps=4, updates_per_chunk=100, epochs=2, minibatches=2, expert_batch_size=16
-)
-ONE = dataclasses.replace(SETTINGS, updates_per_chunk=1)
-
-
-@functools.cache
-def learner(environment: Any, settings: TrainSettings = SETTINGS) -> tuple[Policy, Any, Any]:
-    """The policy, a compiled start and a compiled chunk."""
-    policy = Policy.of(environment, hidden_sizes=(16,))
-    start = jax.jit(functools.partial(init_state, environment, policy, settings))
-    return policy, start, jax.jit(make_train_chunk(environment, policy, settings))
-
-
-def learn(environment: Any, experts: Experts | None = None, chunks: int = 1, **changes: float) -> tuple[Any, Any]:
-    _, start, chunk = learner(environment)
-    state = start(jax.random.key(0))
-    for _ in range(chunks):
-        state, metrics = chunk(state, experts, HYPER.replace(**changes))
-    return state, metrics
-
-
-def constant_observation(environment: Any) -> Any:
-    return jnp.ones((1, environment.num_agents, 1))
-
-
-def values(environment: Any, state: Any, observation: Any = None) -> np.ndarray:
-    observation = constant_observation(environment) if observation is None else observation
-    nowhere = jnp.zeros(len(observation), bool)
-    return np.asarray(value_all(learner(environment)[0], state.parameters, None, observation, nowhere)[1])
-
-
-def probabilities(environment: Any, state: Any) -> np.ndarray:
-    available = jnp.ones((1, environment.num_agents, environment.num_actions), bool)
-    policy, observation = learner(environment)[0], constant_observation(environment)
-    _, choice = act_all(policy, state.parameters, None, observation, available, jnp.zeros(1, bool))
-    return np.asarray(jax.nn.softmax(choice.logits))[0]
+# Nothing but ones to observe; agent i earns 1 for action i + 1, modulo 3. An episode lasts for two rollouts.
+CHOICE = Choice(num_agents=3, max_steps=8, terminates=False)
 
 
 def advice(actions: list[int], size: int = 5, num_actions: int = 3, **changes: Any) -> Experts:
-    """Every agent's expert always takes one and the same action, in the probes that always look the same."""
+    """Every agent's expert always takes one and the same action, in probes with nothing but ones to observe."""
     agents = len(actions)
     samples = ExpertSamples(
-        observation=jnp.ones((1, size, agents, 1)),
+        obs=jnp.ones((1, size, agents, 1)),
         available_actions=jnp.ones((1, size, agents, num_actions), bool),
         action=jnp.tile(jnp.array(actions, jnp.int32), (1, size, 1)),
-        usable=jnp.ones((1, size, agents), bool),
+        valid=jnp.ones((1, size, agents), bool),
         rows=jnp.tile(jnp.arange(size, dtype=jnp.int32), (agents, 1)),
         count=jnp.full(agents, size, jnp.int32),
     )
@@ -80,69 +41,24 @@ def advice(actions: list[int], size: int = 5, num_actions: int = 3, **changes: A
 # --- what is learnt ---------------------------------------------------------------------------------------------
 
 
-def test_a_single_step_is_worth_its_reward() -> None:
-    environment = Steady()
-    state, metrics = learn(environment, chunks=2)
-    np.testing.assert_allclose(values(environment, state)[0], [1, 2], atol=0.02)
-    assert np.all(metrics["value_loss"] < 1e-2)
-
-
-def test_a_time_limit_does_not_end_the_value() -> None:
-    environment = Steady(max_steps=4, terminates=False)
-    state, _ = learn(environment, chunks=4, discount=0.8)
-    np.testing.assert_allclose(values(environment, state)[0], [1 / (1 - 0.8), 2 / (1 - 0.8)], rtol=0.02)
-
-
-def test_a_termination_ends_the_value() -> None:
-    environment = Steady(max_steps=3, sees_time=True)
-    state, _ = learn(environment, chunks=3, discount=0.5)
-    steps = jnp.tile(jnp.eye(4)[:3, None], (1, 2, 1))
-    found = values(environment, state, steps)
-    np.testing.assert_allclose(found, np.outer([1.75, 1.5, 1], [1, 2]), atol=0.05)
-
-
-def test_the_action_that_earns_is_learnt() -> None:
-    environment = Choice(num_agents=4)
-    state, metrics = learn(environment)
-    best = np.asarray(environment.best_action())
-    np.testing.assert_array_equal(np.argmax(probabilities(environment, state), axis=1), best)
-    assert np.all(probabilities(environment, state)[np.arange(4), best] > 0.9)
-    assert np.all(metrics["return_per_agent"] > 0.5)
+def test_the_action_that_earns_is_learnt_and_a_time_limit_does_not_end_the_value() -> None:
+    probe = learner(CHOICE)
+    state, metrics = probe.learn(300, discount=0.8)
+    assert np.all(probe.probabilities(state.parameters)[np.arange(3), CHOICE.best_action()] > 0.95)
+    assert np.all(metrics["return_of_agents"] > 0.5 * 8)
+    np.testing.assert_allclose(probe.values(state.parameters)[0], np.full(3, 1 / (1 - 0.8)), rtol=0.05)
 
 
 def test_each_agent_imitates_its_own_expert() -> None:
-    environment = Nothing(num_agents=3)
-    state, metrics = learn(environment, advice([2, 0, 1]))
-    found = probabilities(environment, state)
-    assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
+    probe = learner(CHOICE)
+    state, metrics = probe.learn(100, advice([2, 0, 1]), policy_coefficient=0.0)
+    assert np.all(probe.probabilities(state.parameters)[[0, 1, 2], [2, 0, 1]] > 0.95)
     assert np.all(metrics["expert_loss"] < 0.5)
     np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
 
 
-def test_each_agent_imitates_what_its_own_plan_says() -> None:
-    environment = PrimitiveInstructions(Nothing(num_agents=3))
-    triples = [("Act", f"action_{action}", f"agent_{agent}") for agent, action in enumerate([2, 0, 1])]
-    plans = stack_plans([compile_triples(environment.vocabulary, triples, 2)])
-    state, metrics = learn(environment, Experts(plans=plans))
-    found = probabilities(environment, state)
-    assert np.all(found[[0, 1, 2], [2, 0, 1]] > 0.95)
-    assert np.all(metrics["expert_loss"] < 0.5)
-    np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
-
-
-def test_what_a_plan_says_and_nobody_could_do_says_nothing() -> None:
-    environment = PrimitiveInstructions(Masked())
-    triples = [("Act", "action_0", f"agent_{agent}") for agent in range(2)]
-    plans = stack_plans([compile_triples(environment.vocabulary, triples, 1)])
-    _policy, start, chunk = learner(environment, ONE)
-    state, metrics = chunk(start(jax.random.key(0)), Experts(plans=plans), HYPER.replace(expert_weight=1e3))
-    # Only one action at a time is available there: where it is the plan's, it is certain, and elsewhere it is no error.
-    np.testing.assert_allclose(metrics["expert_loss"], 0.0, atol=1e-5)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
-
-
-def test_rows_that_are_not_usable_say_nothing() -> None:
-    environment = Nothing(num_agents=3)
+def test_invalid_rows_are_not_imitated() -> None:
+    probe = learner(CHOICE)
     actions = jnp.tile(jnp.array([2, 0, 1], jnp.int32), (1, 5, 1))
     padding = jnp.arange(5) < 3
     padded = advice(
@@ -151,18 +67,34 @@ def test_rows_that_are_not_usable_say_nothing() -> None:
         rows=jnp.array([[3, 4, 0, 0, 0]] * 3, jnp.int32),
         count=jnp.full(3, 2, jnp.int32),
     )
-    state, _ = learn(environment, padded)
-    assert np.all(probabilities(environment, state)[[0, 1, 2], [2, 0, 1]] > 0.95)
+    state, _ = probe.learn(100, padded, policy_coefficient=0.0)
+    assert np.all(probe.probabilities(state.parameters)[[0, 1, 2], [2, 0, 1]] > 0.95)
+
+
+def test_each_agent_imitates_its_own_plan_where_it_can() -> None:
+    environment = PrimitiveInstructions(Preferred())
+    probe = learner(environment)
+    # Agent 0 has actions 0 and 1 only.
+    triples = [("Act", f"action_{action}", f"agent_{agent}") for agent, action in enumerate([3, 0, 1])]
+    plans = stack_plans([compile_triples(environment.vocabulary, triples, 2)])
+    state, metrics = probe.learn(100, Experts(plans=plans), policy_coefficient=0.0)
+    assert np.all(probe.probabilities(state.parameters)[[1, 2], [0, 1]] > 0.95)
+    assert np.all(metrics["expert_loss"] < 0.5)
+    np.testing.assert_array_equal(metrics["expert_loss"][0], 0.0)
+    np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 1 - 49.5 / 1000), rtol=1e-5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
 
 
 # --- one update -------------------------------------------------------------------------------------------------
 
-CHOICE = Choice(num_agents=3)
+
+def step(experts: Experts | None = None, state: Any = None, seed: int = 0, **changes: float) -> Any:
+    probe = learner(CHOICE)
+    return probe.chunk(probe.init(jax.random.key(seed)) if state is None else state, experts, hparams(**changes))[0]
 
 
-def step(experts: Experts | None = None, start: Any = None, seed: int = 0, **changes: float) -> Any:
-    _, begin, chunk = learner(CHOICE, ONE)
-    return chunk(begin(jax.random.key(seed)) if start is None else start, experts, HYPER.replace(**changes))[0]
+def initial(update: int = 0) -> Any:
+    return learner(CHOICE).init(jax.random.key(0)).replace(update=jnp.int32(update))
 
 
 def same(left: Any, right: Any, agent: int) -> bool:
@@ -175,19 +107,19 @@ def assert_close(left: Any, right: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_another_agents_expert_is_none_of_ones_business() -> None:
+def test_an_agent_does_not_depend_on_the_expert_of_another() -> None:
     left, right = step(advice([0, 1, 2])), step(advice([0, 2, 2]))
     assert [same(left, right, agent) for agent in range(3)] == [True, False, True]
 
 
-def test_another_agents_parameters_are_none_of_ones_business() -> None:
-    state = learner(CHOICE, ONE)[1](jax.random.key(0))
+def test_an_agent_does_not_depend_on_the_parameters_of_another() -> None:
+    state = initial()
     changed = jax.tree.map(lambda x: x.at[1].multiply(2.0), state.parameters)
-    left, right = step(start=state), step(start=state.replace(parameters=changed))
+    left, right = step(state=state), step(state=state.replace(parameters=changed))
     assert [same(left, right, agent) for agent in range(3)] == [True, False, True]
 
 
-def test_experts_without_weight_or_usable_rows_are_as_none() -> None:
+def test_experts_without_weight_or_valid_rows_are_as_none() -> None:
     experts = advice([0, 1, 2])
     alone = step(None)
     assert_close(alone.parameters, step(experts, expert_weight=0.0).parameters)
@@ -196,29 +128,37 @@ def test_experts_without_weight_or_usable_rows_are_as_none() -> None:
 
 
 def test_an_expert_that_has_faded_is_as_none() -> None:
-    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.int32(10))
-    faded = step(advice([0, 1, 2]), late, expert_decay_updates=10.0)
+    late = initial(10)
+    faded = step(advice([0, 1, 2]), late, expert_decay_fraction=0.01)
     assert_close(step(None, late).parameters, faded.parameters)
 
 
 def test_the_learning_rate_falls_to_nothing() -> None:
-    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.int32(500))
-    half = step(start=late, learning_rate_decay=1.0)
-    assert_close(half.parameters, step(start=late, learning_rate=HYPER.learning_rate / 2).parameters)
-    last = late.replace(update=jnp.int32(1000))
-    stopped = step(start=last, learning_rate_decay=1.0)
-    assert all(same(last, stopped, agent) for agent in range(3))
-    assert not same(last, step(start=last), 0)
+    half = step(state=initial(500), learning_rate_decay=1.0)
+    assert_close(half.parameters, step(state=initial(500), learning_rate=HPARAMS.ppo.learning_rate / 2).parameters)
+    stopped = step(state=initial(1000), learning_rate_decay=1.0)
+    assert all(same(initial(), stopped, agent) for agent in range(3))
+    assert not same(initial(), step(state=initial(1000)), 0)
+
+
+def test_schedules_start_at_the_first_update_that_they_are_given() -> None:
+    probe, settings = learner(CHOICE), hparams(learning_rate_decay=1.0, entropy_coefficient=0.5, entropy_decay=1.0)
+    settings.first_update = jnp.float32(400)
+    experts = advice([0, 1, 2])
+    later, metrics = probe.chunk(initial(900), experts, settings)
+    settings.first_update = jnp.float32(0)
+    earlier, expected = probe.chunk(initial(500), experts, settings)
+    assert_close(later.parameters, earlier.parameters)
+    np.testing.assert_allclose(metrics["expert_weight"], np.full(3, 0.5), rtol=1e-6)
+    np.testing.assert_array_equal(metrics["expert_weight"], expected["expert_weight"])
 
 
 def test_the_entropy_bonus_falls_to_nothing() -> None:
-    late = learner(CHOICE, ONE)[1](jax.random.key(0)).replace(update=jnp.int32(500))
-    half = step(start=late, entropy_coefficient=0.5, entropy_decay=1.0)
-    assert_close(half.parameters, step(start=late, entropy_coefficient=0.25).parameters)
-    assert not same(half, step(start=late, entropy_coefficient=0.5), 0)
-    last = late.replace(update=jnp.int32(1000))
-    gone = step(start=last, entropy_coefficient=0.5, entropy_decay=1.0)
-    assert_close(gone.parameters, step(start=last, entropy_coefficient=0.0).parameters)
+    half = step(state=initial(500), entropy_coefficient=0.5, entropy_decay=1.0)
+    assert_close(half.parameters, step(state=initial(500), entropy_coefficient=0.25).parameters)
+    assert not same(half, step(state=initial(500), entropy_coefficient=0.5), 0)
+    gone = step(state=initial(1000), entropy_coefficient=0.5, entropy_decay=1.0)
+    assert_close(gone.parameters, step(state=initial(1000), entropy_coefficient=0.0).parameters)
 
 
 def test_everything_is_stacked_by_agent() -> None:
@@ -229,33 +169,36 @@ def test_everything_is_stacked_by_agent() -> None:
 
 
 def test_seeds_and_hyperparameters_side_by_side_are_single_runs() -> None:
-    _, begin, chunk = learner(CHOICE, ONE)
+    probe = learner(CHOICE)
     experts, rates, weights = advice([0, 1, 2]), [1e-3, 1e-2], [0.5, 0.0]
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(begin(jax.random.key(seed)) for seed in range(2)))
-    hyper = jax.tree.map(lambda x: jnp.full(2, x), HYPER)
-    hyper = hyper.replace(learning_rate=jnp.array(rates), expert_weight=jnp.array(weights))
-    swept, metrics = jax.jit(jax.vmap(chunk, in_axes=(0, None, 0)))(states, experts, hyper)
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(probe.init(jax.random.key(seed)) for seed in range(2)))
+    swept = jax.tree.map(lambda x: jnp.full(2, x), hparams())
+    swept.ppo.learning_rate, swept.expert.weight = jnp.array(rates), jnp.array(weights)
+    result, metrics = jax.jit(jax.vmap(probe.train_chunk, in_axes=(0, None, 0)))(states, experts, swept)
     np.testing.assert_allclose(metrics["expert_weight"], np.tile(np.array(weights)[:, None], 3))
     for index in range(2):
         alone = step(experts, seed=index, learning_rate=rates[index], expert_weight=weights[index])
-        assert_close(at_step(swept.parameters, index), alone.parameters)
+        assert_close(at_step(result.parameters, index), alone.parameters)
         assert not np.allclose(jax.tree.leaves(alone.parameters)[1], jax.tree.leaves(states.parameters)[1][1 - index])
 
 
-def test_chunks_are_traced_once_and_give_their_buffers_away() -> None:
-    environment = Traced(CHOICE)
-    policy, begin, chunk = learner(CHOICE, ONE)
-    donating = jax.jit(make_train_chunk(environment, policy, ONE), donate_argnums=0)
-    state, expected = begin(jax.random.key(0)), begin(jax.random.key(0))
-    traces = []
-    for _ in range(3):
+def test_chunks_are_traced_once_donate_their_state_and_are_as_many_single_updates() -> None:
+    environment, probe = Traced(CHOICE), learner(CHOICE)
+    donating = jax.jit(make_train_chunk(environment, probe.policy, 4, 2), donate_argnums=0)
+    state = expected = probe.init(jax.random.key(0))
+    state, traces = jax.tree.map(jnp.copy, state), []
+    for rate in (0.01, 0.02):
         given = state
-        state, _ = donating(given, None, HYPER)
-        expected, _ = chunk(expected, None, HYPER)
+        state, metrics = donating(given, None, hparams(learning_rate=rate))
+        rows = []
+        for _ in range(2):
+            expected, row = probe.chunk(expected, None, hparams(learning_rate=rate))
+            rows.append(row)
         traces.append(len(environment.traces))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.parameters))
-    assert traces[0] > 0
-    assert traces == [traces[0]] * 3
+        assert_close(metrics, jax.tree.map(lambda a, b: (a + b) / 2, *rows))
+    assert traces[0] == traces[1] > 0
+    assert int(state.update) == 4
     assert_close(state.parameters, expected.parameters)
 
 
@@ -263,29 +206,25 @@ def test_chunks_are_traced_once_and_give_their_buffers_away() -> None:
 
 
 def test_metrics_are_per_agent() -> None:
-    _, begin, chunk = learner(CHOICE, ONE)
-    losses = {"surrogate_loss", "value_loss", "entropy", "approximate_kl", "expert_weight", "return_per_agent"}
-    _, alone = chunk(begin(jax.random.key(0)), None, HYPER)
-    _, taught = chunk(begin(jax.random.key(0)), advice([0, 1, 2]), HYPER)
-    assert set(alone) == losses
-    assert set(taught) == losses | {"expert_loss"}
-    for metrics in (alone, taught):
-        assert all(value.shape == (3,) and np.all(np.isfinite(value)) for value in metrics.values())
-    np.testing.assert_array_equal(alone["expert_weight"], np.zeros(3))
-    np.testing.assert_allclose(taught["expert_weight"], np.ones(3))
-    np.testing.assert_allclose(alone["entropy"], np.log(3), rtol=0.02)
-
-
-def test_the_return_is_that_of_the_episodes_that_ended() -> None:
-    _, begin, chunk = learner(Steady(max_steps=8, terminates=False), ONE)
-    state = begin(jax.random.key(0))
-    # An update is half an episode long.
-    for expected in ([np.nan] * 2, [8, 16], [np.nan] * 2, [8, 16]):
-        state, metrics = chunk(state, None, HYPER)
-        np.testing.assert_allclose(metrics["return_per_agent"], expected, rtol=1e-6)
+    probe = learner(CHOICE)
+    names = {"surrogate_loss", "value_loss", "entropy", "approximate_kl", "expert_weight", "return_of_agents"}
+    for experts, more, weight in ((None, set(), 0.0), (advice([0, 1, 2]), {"expert_loss"}, 1.0)):
+        state, first = probe.chunk(probe.init(jax.random.key(0)), experts, hparams())
+        assert set(first) == names | more
+        np.testing.assert_allclose(first["expert_weight"], np.full(3, weight))
+        np.testing.assert_allclose(first["entropy"], np.log(3), rtol=0.02)
+        # An episode ends in every second update.
+        np.testing.assert_array_equal(first.pop("return_of_agents"), np.full(3, np.nan))
+        assert all(value.shape == (3,) and np.all(np.isfinite(value)) for value in first.values())
+        state, second = probe.chunk(state, experts, hparams())
+        assert np.all((second["return_of_agents"] > 0) & (second["return_of_agents"] < 8))
+        assert np.all(np.isnan(probe.chunk(state, experts, hparams())[1]["return_of_agents"]))
 
 
 # --- arrangement ------------------------------------------------------------------------------------------------
+
+
+sample = jax.jit(sample_experts, static_argnums=2)
 
 
 def demonstrations(active: Any, possible: Any) -> Trajectory:
@@ -306,7 +245,7 @@ def demonstrations(active: Any, possible: Any) -> Trajectory:
 def test_demonstrations_become_a_row_for_each_step() -> None:
     samples = expert_samples(demonstrations(jnp.ones((2, 3, 2), bool), jnp.ones((2, 3, 2), bool)))
     np.testing.assert_array_equal(samples.action, [[[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]]])
-    np.testing.assert_array_equal(samples.observation[..., 0], samples.action)
+    np.testing.assert_array_equal(samples.obs[..., 0], samples.action)
     np.testing.assert_array_equal(samples.rows, [np.arange(6)] * 2)
     np.testing.assert_array_equal(samples.count, [6, 6])
     assert samples.available_actions.shape == (1, 6, 2, 12)
@@ -319,60 +258,65 @@ def test_padding_and_actions_that_were_not_available_are_never_drawn() -> None:
     possible = jnp.ones((2, 3, 2), bool).at[1, 2, 1].set(False)
     samples = expert_samples(demonstrations(active, possible))
     np.testing.assert_array_equal(samples.count, [3, 3])
-    drawn = sample_experts(samples, jax.random.key(0), 200)
+    drawn = sample(samples, jax.random.key(0), 200)
     assert set(np.asarray(drawn.action[0, 0]).tolist()) == {0, 2, 6}
     assert set(np.asarray(drawn.action[1, 0]).tolist()) == {1, 7, 9}
-    np.testing.assert_array_equal(drawn.observation[..., 0], drawn.action)
+    np.testing.assert_array_equal(drawn.obs[..., 0], drawn.action)
     np.testing.assert_array_equal(drawn.weight, np.ones((2, 1, 200)))
 
 
-def test_agents_with_the_same_usable_rows_learn_from_the_same_steps() -> None:
+def test_agents_with_the_same_valid_rows_learn_from_the_same_steps() -> None:
     every = jnp.ones((2, 3, 2), bool)
-    drawn = sample_experts(expert_samples(demonstrations(every, every)), jax.random.key(0), 64)
+    drawn = sample(expert_samples(demonstrations(every, every)), jax.random.key(0), 64)
     np.testing.assert_array_equal(drawn.action[1], drawn.action[0] + 1)
     assert len(np.unique(drawn.action[0])) == 6
 
 
-def test_an_agent_without_a_usable_row_learns_nothing() -> None:
+def test_an_agent_without_a_valid_row_learns_nothing() -> None:
     active = jnp.ones((2, 3, 2), bool).at[..., 1].set(False)
-    drawn = sample_experts(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
+    drawn = sample(expert_samples(demonstrations(active, active | True)), jax.random.key(0), 4)
     np.testing.assert_array_equal(drawn.weight, [[[1] * 4], [[0] * 4]])
 
 
-def test_executing_and_arranging_needs_room_for_the_tables_alone() -> None:
+def test_executing_and_arranging_needs_memory_for_the_result_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SimpleSpread()
     plan = random_plan(environment.vocabulary, jax.random.key(0), 2)
     batch = plan_batch(stack_plans([plan]), jax.random.key(0), 512)
+    monkeypatch.setitem(jax.config.values, "jax_disable_most_optimizations", False)
     needed = execute_batch.lower(environment, batch, expert_samples).compile().memory_analysis()
     assert needed.temp_size_in_bytes < 0.5 * needed.output_size_in_bytes
 
 
-def test_minibatches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="minibatches=4"):
-        TrainSettings(num_envs=3, rollout_steps=5, minibatches=4)
+@pytest.mark.parametrize(("memory", "message"), [("none", "the 32 samples"), ("gru", "the 8 environments")])
+def test_minibatches_that_do_not_fit_are_refused(memory: str, message: str) -> None:
+    policy = Policy.of(CHOICE, NetworkConfig(hidden_sizes=(2,), memory=memory, memory_size=2))
+    probe = Learner(CHOICE, policy.network)
+    state = jax.eval_shape(probe.init, jax.random.key(0))
+    with pytest.raises(ConfigurationError, match=rf"ppo\.minibatches=5: {message}"):
+        jax.eval_shape(functools.partial(probe.train_chunk, experts=None, hparams=hparams(minibatches=5)), state)
 
 
 def test_for_an_agent_that_has_terminated_the_episode_is_over() -> None:
     shape = (3, 1, 2)
+    policy = Policy.of(Choice(num_actions=2), NetworkConfig())
 
     def batches(last_reward: float) -> Any:
         zeros = jnp.zeros(shape)
         rollout = Rollout(
-            seen=zeros[..., None],
-            seen_by_all=None,
+            obs=zeros[..., None],
             available_actions=jnp.ones((*shape, 2), bool),
             action=zeros.astype(jnp.int32),
-            log_prob=zeros,
-            value=zeros,
-            next_value=jnp.ones(shape),
             reward=zeros.at[2].set(last_reward),
             terminated=jnp.array([[[True, False]], [[True, False]], [[True, False]]]),
-            episode_over=jnp.array([[False], [False], [True]]),
-            episode_return=zeros,
-            start=jnp.array([[True], [False], [False]]),
+            done=jnp.array([[False], [False], [True]]),
+            is_first=jnp.array([[True], [False], [False]]),
             active=jnp.array([[[True, True]], [[False, True]], [[False, True]]]),
+            episode_return=zeros,
+            final_obs=zeros[..., None],
+            final_available_actions=jnp.ones((*shape, 2), bool),
+            extras=PolicyOutput(log_prob=zeros, value=zeros, next_value=jnp.ones(shape)),
         )
-        return agent_batches(rollout, None, HYPER)[0]
+        return jax.jit(lambda rollout: agent_batches(policy, rollout, None, HPARAMS.ppo)[0])(rollout)
 
     quiet, loud = batches(0.0), batches(100.0)
     np.testing.assert_array_equal(quiet.advantage[0, 0, :2], [0, 0])
