@@ -5,7 +5,7 @@
 
 All three have the settings of the experiment mpe_spread for algorithm=leed, and further ones from the command line;
 the one without is algorithm=ippo. Compilation and the learning curve's episodes are not counted. The runs alternate, so
-that a change in the machine's speed meets all.
+that a change in the machine's speed affects all.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import jax
 
-from leed_jax.cli.run import compose_config
+from leed_jax.config.compose import compose_config
 from leed_jax.training.program import Program, prepare
 
 WITHOUT = "without"
@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def training(settings: list[str]) -> Callable[[], float]:
-    """Compile a program for these settings; the function trains once from beginning to end, and tells the seconds."""
+    """Compile a program for these settings; the function trains once from beginning to end, and returns the seconds."""
     setup = prepare(compose_config(settings))
     program = Program(setup)
     program.compile()
@@ -47,9 +47,9 @@ def main() -> None:
     """Run all in turn; print the seconds of each, and what they are as a multiple of those without the term."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of leed_jax.cli.run")
+    parser.add_argument("settings", nargs="*", help="KEY=VALUE, as of python -m leed_jax.run")
     options = parser.parse_args()
-    # The section for single algorithms would give the one without the term other updates.
+    # The experiment has other settings for ippo, with which an update costs something else.
     config = compose_config(["experiment=mpe_spread"])
     same = [f"num_envs={config.num_envs}", *(f"ppo.{key}={value}" for key, value in vars(config.ppo).items())]
     common = ["experiment=mpe_spread", "total_steps=200000", "evaluation.curve_episodes=0", *same, *options.settings]

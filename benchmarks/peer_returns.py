@@ -1,4 +1,4 @@
-"""Returns of the baselines beside JaxMARL's own scripts for the same algorithms, on the same task and number of steps.
+"""Returns of the baselines compared with JaxMARL's own scripts for the same algorithms, task and number of steps.
 
     git clone https://github.com/FLAIROx/JaxMARL
     python benchmarks/peer_returns.py --jaxmarl JaxMARL --seeds 2
@@ -25,7 +25,7 @@ from jaxmarl_scripts import load_script
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from leed_jax.cli.run import compose_config
+from leed_jax.config.compose import compose_config
 from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.learning.episodes import play as play_ours
 from leed_jax.learning.episodes import random_actor
@@ -37,7 +37,7 @@ EPISODE_STEPS = 26
 LOGGED_SHARE = 0.05
 RANDOM_EPISODES = 16_384
 
-# An agent's memory before an episode, and what it remembers and does after seeing `[A, E, O]`.
+# From the carry and observations `[A, E, O]` to the next carry and actions.
 Act = Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]
 
 
@@ -73,24 +73,24 @@ def load_config(path: Path, total_steps: int) -> dict[str, Any]:
     return config
 
 
-def play(environment: Any, act: Act, memory: Any, key: jax.Array, episodes: int) -> jax.Array:
+def play(environment: Any, act: Act, carry: Any, key: jax.Array, episodes: int) -> jax.Array:
     """The mean return per agent of whole episodes in JaxMARL's environment; `key` is consumed."""
 
     def stack(values: dict[str, jax.Array]) -> jax.Array:
         return jnp.stack([values[name] for name in environment.agents])
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        state, observation, memory = carry
+        state, obs, hidden = carry
         action_key, step_key = jax.random.split(key)
-        memory, action = act(memory, observation, action_key)
+        hidden, action = act(hidden, obs, action_key)
         actions = dict(zip(environment.agents, action, strict=True))
         seen, state, reward, _, _ = jax.vmap(environment.step_env)(jax.random.split(step_key, episodes), state, actions)
-        return (state, stack(seen), memory), stack(reward)
+        return (state, stack(seen), hidden), stack(reward)
 
     reset_key, play_key = jax.random.split(key)
     seen, state = jax.vmap(environment.reset)(jax.random.split(reset_key, episodes))
     keys = jax.random.split(play_key, EPISODE_STEPS)
-    return jnp.sum(jax.lax.scan(step, (state, stack(seen), memory), keys)[1], axis=0).mean()
+    return jnp.sum(jax.lax.scan(step, (state, stack(seen), carry), keys)[1], axis=0).mean()
 
 
 def peer_act(algorithm: str, module: Any, config: dict[str, Any], state: Any, greedy: bool) -> Act:
@@ -99,25 +99,25 @@ def peer_act(algorithm: str, module: Any, config: dict[str, Any], state: Any, gr
     def choose(policy: Any, key: jax.Array) -> jax.Array:
         return policy.mode() if greedy else policy.sample(seed=key)
 
-    def ippo(memory: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+    def ippo(carry: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         policy, _ = module.ActorCritic(ACTIONS, config["ACTIVATION"]).apply(state[0].params, observation)
-        return memory, choose(policy, key)
+        return carry, choose(policy, key)
 
-    def mappo(memory: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+    def mappo(carry: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         flat = observation.reshape(1, -1, observation.shape[-1])
         inside = jnp.zeros(flat.shape[:2], bool)
-        memory, policy = module.ActorRNN(ACTIONS, config).apply(state[0][0][0].params, memory, (flat, inside))
-        return memory, choose(policy, key).reshape(observation.shape[:2])
+        carry, policy = module.ActorRNN(ACTIONS, config).apply(state[0][0][0].params, carry, (flat, inside))
+        return carry, choose(policy, key).reshape(observation.shape[:2])
 
-    def value_based(memory: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+    def value_based(carry: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         del key
         agents, episodes, _ = observation.shape
-        names = jnp.broadcast_to(jnp.eye(agents)[:, None], (agents, episodes, agents))  # they are told who they are
+        names = jnp.broadcast_to(jnp.eye(agents)[:, None], (agents, episodes, agents))  # one-hot indices
         flat = jnp.concatenate([observation, names], axis=-1).reshape(1, agents * episodes, -1)
         parameters = state[0].params["agent"] if algorithm == "qmix" else state[0].params
         network = module.RNNQNetwork(ACTIONS, config["HIDDEN_SIZE"])
-        memory, values = network.apply(parameters, memory, flat, jnp.zeros(flat.shape[:2], bool))
-        return memory, jnp.argmax(values, axis=-1).reshape(agents, episodes)
+        carry, values = network.apply(parameters, carry, flat, jnp.zeros(flat.shape[:2], bool))
+        return carry, jnp.argmax(values, axis=-1).reshape(agents, episodes)
 
     return value_based if algorithm in VALUE_BASED else {"ippo": ippo, "mappo": mappo}[algorithm]
 
@@ -150,9 +150,9 @@ def train_theirs(checkout: Path, algorithm: str, total_steps: int, seeds: list[i
 
         def score(greedy: bool, state: Any = out["runner_state"]) -> float:
             act = peer_act(algorithm, module, config, state, greedy)
-            size = config.get("GRU_HIDDEN_DIM") or config.get("HIDDEN_SIZE", 0)  # ippo's networks remember nothing
-            memory = jnp.zeros((environment.num_agents * episodes, size))
-            return float(jax.jit(lambda key: play(environment, act, memory, key, episodes))(jax.random.key(1_000_003)))
+            size = config.get("GRU_HIDDEN_DIM") or config.get("HIDDEN_SIZE", 0)  # ippo's networks are feed-forward
+            carry = jnp.zeros((environment.num_agents * episodes, size))
+            return float(jax.jit(lambda key: play(environment, act, carry, key, episodes))(jax.random.key(1_000_003)))
 
         sampled = None if algorithm in VALUE_BASED else score(False)
         logged = logged_return(algorithm, log, environment.num_agents)

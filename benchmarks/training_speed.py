@@ -1,11 +1,11 @@
-"""Training speed of independent PPO beside JaxMARL's own IPPO script, in turn, in one process.
+"""Training speed of independent PPO compared with JaxMARL's own IPPO script, in turn, in one process.
 
     git clone https://github.com/FLAIROx/JaxMARL
     python benchmarks/training_speed.py --jaxmarl JaxMARL --num-envs 128 --rollout-steps 25
 
-Both get the same task (simple_spread, 3 agents), the same layers (64-64 tanh, actor and critic apart), and the same
+Both get the same task (simple_spread, 3 agents), the same layers (64-64 tanh, separate actor and critic), and the same
 numbers of environments, steps, epochs and minibatches. Theirs shares parameters among the agents; ours gives each its
-own. Compilation is not counted. The runs alternate, so that a change in the machine's speed meets both.
+own. Compilation is not counted. The runs alternate, so that a change in the machine's speed affects both.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxmarl_scripts import load_script
 
 from leed_jax.envs.mpe_spread import SimpleSpread
-from leed_jax.learning.ppo import Hyper, TrainSettings, init_state, make_train_chunk
+from leed_jax.learning.config import Hparams, PPOConfig
+from leed_jax.learning.ppo import init_state, make_train_chunk
+from leed_jax.networks.config import NetworkConfig
 from leed_jax.networks.policy import Policy
 
 
@@ -52,13 +53,12 @@ def jaxmarl_run(checkout: Path, num_envs: int, rollout_steps: int, updates: int)
 def our_run(num_envs: int, rollout_steps: int, updates: int) -> Callable[[], None]:
     """Compile our chunk of so many updates, and return a function that runs it once."""
     environment = SimpleSpread()
-    policy = Policy.of(environment, hidden_sizes=(64, 64), activation="tanh")
-    settings = TrainSettings(num_envs, rollout_steps, updates, epochs=4, minibatches=4)
-    hyper = jax.tree.map(jnp.float32, Hyper(total_updates=float(updates), learning_rate=2.5e-4))
-    start = jax.jit(lambda key: init_state(environment, policy, settings, key))
-    chunk = jax.jit(make_train_chunk(environment, policy, settings), donate_argnums=0)
-    compiled = chunk.lower(start(jax.random.key(0)), None, hyper).compile()
-    return lambda: jax.block_until_ready(compiled(start(jax.random.key(0)), None, hyper))
+    policy = Policy.of(environment, NetworkConfig(hidden_sizes=(64, 64), activation="tanh"))
+    hparams = Hparams(float(updates), ppo=PPOConfig(learning_rate=2.5e-4, epochs=4, minibatches=4)).as_arrays()
+    start = jax.jit(lambda key: init_state(environment, policy, num_envs, key))
+    chunk = jax.jit(make_train_chunk(environment, policy, rollout_steps, updates), donate_argnums=0)
+    compiled = chunk.lower(start(jax.random.key(0)), None, hparams).compile()
+    return lambda: jax.block_until_ready(compiled(start(jax.random.key(0)), None, hparams))
 
 
 def main() -> None:

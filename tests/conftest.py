@@ -11,15 +11,17 @@ import pytest
 
 # Tiny programs take far longer to compile than to run. All processes of a test session, and the commands that they
 # start, compile without most optimisations and share one cache, which is deleted at the end. JAX reads the environment
-# when it is imported.
+# when it is imported. An entry of the cache that another process is just writing cannot be read, and is compiled again.
 _FOLDER = "LEED_JAX_TEST_CACHE"
 _OWNS_CACHE = _FOLDER not in os.environ
 os.environ.setdefault(_FOLDER, tempfile.mkdtemp(prefix="leed-jax-test-") if _OWNS_CACHE else "")
 os.environ.update(
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     JAX_COMPILATION_CACHE_DIR=os.environ[_FOLDER],
+    LEED_JAX_CACHE=os.environ[_FOLDER],
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    PYTHONWARNINGS="ignore:Error reading persistent compilation cache entry",
 )
 
 import jax  # noqa: E402

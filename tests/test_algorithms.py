@@ -1,26 +1,21 @@
 """What `algorithm=NAME` stands for, and settings that an experiment has for single algorithms."""
 
-from collections.abc import Iterator
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from tiny_run import Walk, quick_compilation, record_walk, settings
+from probes import Aim, Choice, hparams
+from tiny_run import Walk, record_walk, settings
 
-from leed_jax.config import ALGORITHMS, NetworkConfig
+from leed_jax.config import NetworkConfig
 from leed_jax.config.compose import compose_config
-from leed_jax.config.environments import make_environment
 from leed_jax.errors import ConfigurationError
-from leed_jax.training.algorithms import agent_groups, make_algorithm, make_hyper
-from leed_jax.training.runner import start_run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
+from leed_jax.learning.algorithms import make_algorithm
+from leed_jax.learning.config import imitation_alone
+from leed_jax.training.program import Program, final_returns, prepare
 
 
 @pytest.fixture(scope="module")
@@ -29,51 +24,39 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{name: {"algorithm": name} for name in ALGORITHMS},
-    "shared ippo": {"algorithm": "ippo", "network__sharing": "all"},
-    "mappo in one group": {"algorithm": "mappo", "network__sharing": "groups", "network__groups": "[0,0]"},
-    "recurrent leed": {"algorithm": "leed", "network__memory": "gru", "network__memory_size": 4},
-    "recurrent mappo": {"algorithm": "mappo", "network__memory": "gru", "network__memory_size": 4},
+    "vdn": {"algorithm": "vdn"},
+    "qmix in one group": {"algorithm": "qmix", "network__sharing": "groups", "network__groups": "[0,0]"},
+    "recurrent, shared mappo": {
+        "algorithm": "mappo",
+        "network__sharing": "all",
+        "network__memory": "gru",
+        "network__memory_size": 4,
+    },
+    "bc of what earned more": {"algorithm": "bc", "expert__term": "advantage"},
     "leed in the loop": {
         "algorithm": "leed",
         "expert__source": "instructions",
         "expert__adapt": "return_gap",
         "expert__entropy": 0.5,
     },
-    "weighted by trajectories": {"algorithm": "leed", "expert__adapt": "dtw", "demonstrations__episodes": 16},
-    "advantage-weighted": {"algorithm": "leed", "expert__term": "advantage"},
-    "surrogate": {"algorithm": "leed", "expert__term": "surrogate", "network__sharing": "all"},
+    "leed by trajectories": {"algorithm": "leed", "expert__adapt": "dtw", "demonstrations__episodes": 16},
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_algorithm_runs_and_resumes_from_its_configuration(
-    name: str, tmp_path: Path, demonstrations: Path
-) -> None:
+def test_every_algorithm_trains_and_is_evaluated_by_its_configuration(name: str, demonstrations: Path) -> None:
     changes = {"q_learning__buffer_size": 512, "q_learning__batch_size": 16, "q_learning__learning_steps": 2}
-    config = compose_config(
-        settings(tmp_path / "run", total_steps=128, demonstrations__path=demonstrations, **changes, **VARIANTS[name])
-    )
-    outcome = start_run(config)
-    assert outcome.summary is not None
-    assert np.all(np.isfinite(outcome.summary["return_per_agent"] + outcome.summary["stochastic_return_per_agent"]))
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(outcome.state.parameters))
-
-
-def test_groups_come_from_the_configuration() -> None:
-    def groups(*changes: str) -> tuple[int, ...]:
-        return agent_groups(compose_config([*settings(""), *changes]), 3)
-
-    assert groups() == (0, 1, 2)
-    assert groups("network.sharing=all") == (0, 0, 0)
-    assert groups("network.sharing=groups", "network.groups=[1,0,1]") == (1, 0, 1)
-
-
-@pytest.mark.parametrize("given", ["[0,1]", "[0,0,2]", "[1,1,1]"])
-def test_groups_that_do_not_fit_are_refused(given: str) -> None:
-    config = compose_config([*settings(""), "network.sharing=groups", f"network.groups={given}"])
-    with pytest.raises(ConfigurationError, match="there are 3 agents"):
-        agent_groups(config, 3)
+    changes |= {"evaluation__curve_episodes": 16, "demonstrations__path": demonstrations, **VARIANTS[name]}
+    setup = prepare(compose_config(settings("", **changes)))
+    program = Program(setup)
+    program.compile()
+    state, metrics = program.step(program.init())
+    assert metrics["greedy_return_of_agents"].shape == (1, 2)
+    for greedy in (True, False):
+        found = final_returns(setup, state.parameters, greedy=greedy)
+        assert found.shape == (1, 2)
+        assert np.all(np.isfinite(found))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
 
 
 @pytest.mark.parametrize(
@@ -101,38 +84,36 @@ def test_settings_of_other_algorithms_are_none_of_ones_business() -> None:
     assert compose_config([*settings(""), *small[1:], "algorithm=vdn"]).ppo.minibatches == 7
 
 
-def test_the_entropy_bonus_is_leeds_alone() -> None:
-    def coefficient(algorithm: str) -> float:
-        config = compose_config([*settings(""), "expert.entropy=0.5", f"algorithm={algorithm}"])
-        return float(make_hyper(config, 10).expert_entropy)
+def made(name: str, environment: Any, **changes: Any) -> Any:
+    """An algorithm for a probe."""
+    sizes = {"num_envs": 1, "rollout_steps": 4, "updates_per_chunk": 1}
+    return make_algorithm(name, environment, NetworkConfig(), hparams(minibatches=1, **changes), **sizes)
 
-    assert (coefficient("leed"), coefficient("bc")) == (0.5, 0.0)
+
+def test_each_algorithm_has_the_expert_term_that_it_stands_for() -> None:
+    changes = {"expert_entropy": 0.5, "expert_adapt": "return_gap"}
+    given = hparams(minibatches=1, **changes)
+    assert made("leed", Choice(), **changes).hparams == given
+    bc = made("bc", Choice(), **changes).hparams
+    assert (bc.ppo, bc.expert) == imitation_alone(given.ppo, given.expert)
+    assert (bc.expert.entropy, bc.expert.adapt, bc.expert.schedule) == (0.0, "none", "constant")
+    assert (bc.ppo.policy_coefficient, bc.ppo.entropy_coefficient, bc.ppo.value_coefficient) == (0.0, 0.0, 0.0)
+    assert made("bc", Choice(), expert_term="advantage").hparams.ppo.value_coefficient == 0.5
+    for name in ("ippo", "mappo"):
+        assert made(name, Choice(), **changes).hparams.expert == dataclasses.replace(given.expert, adapt="none")
+    with pytest.raises(ConfigurationError, match="algorithm=dqn: must be one of leed, ippo"):
+        made("dqn", Choice())
 
 
 def test_an_entropy_bonus_that_continuous_actions_cannot_bear_is_refused() -> None:
-    def make(entropy: float) -> None:
-        config = compose_config([*settings(""), "algorithm=leed", "env.name=probes:Aim", f"expert.entropy={entropy}"])
-        make_algorithm(config, make_environment({"name": "probes:Aim"}), 1, 1)
-
-    make(0.99)
+    made("leed", Aim(), expert_entropy=0.99)
     with pytest.raises(ConfigurationError, match=r"expert\.entropy=1\.0: Aim has continuous actions"):
-        make(1.0)
-
-
-def test_rollouts_too_short_to_compare_episodes_are_refused() -> None:
-    def make(algorithm: str) -> None:
-        config = compose_config([*settings(""), f"algorithm={algorithm}", "expert.adapt=dtw", "rollout_steps=3"])
-        make_algorithm(config, make_environment({"name": "probes:Choice", "max_steps": 4}), 1, 1)
-
-    make("ippo")
-    with pytest.raises(ConfigurationError, match=r"rollout_steps=3 is less than one of 4 steps"):
-        make("leed")
+        made("leed", Aim(), expert_entropy=1.0)
 
 
 def test_values_of_continuous_actions_are_not_decomposed() -> None:
-    config = compose_config([*settings(""), "algorithm=vdn", "env.name=probes:Aim"])
     with pytest.raises(ConfigurationError, match="discrete actions"):
-        make_algorithm(config, make_environment({"name": "probes:Aim"}), 1, 1)
+        made("vdn", Aim())
 
 
 EXPERIMENT = """

@@ -19,7 +19,7 @@ from set_folders import (
     write_set,
     write_walk_set,
 )
-from tiny_run import Walk, quick_compilation
+from tiny_run import Walk
 
 from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import (
@@ -35,13 +35,6 @@ from leed_jax.demonstrations.loading import load_verified
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import PrimitiveInstructions
 from leed_jax.learning.experts import expert_samples
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
-
 
 # --- reading back and executing ---------------------------------------------------------------------------------
 

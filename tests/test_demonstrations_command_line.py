@@ -27,19 +27,13 @@ from set_folders import (
     write_set,
     write_walk_set,
 )
-from tiny_run import TESTS, DrawnWalk, quick_compilation
+from tiny_run import TESTS, DrawnWalk
 
 from leed_jax.cli.demonstrations import main
 from leed_jax.demonstrations import find_set, load_demonstrations, recorded_sets
 from leed_jax.report import animation
 
 CONTROL = "\x1b[31mred\x07\r\u202e"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from set_folders import (
     write_set,
     write_walk_set,
 )
-from tiny_run import Walk, quick_compilation
+from tiny_run import Walk
 
 from leed_jax.cli.generate import main
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations, read_manifest
@@ -29,12 +29,6 @@ from leed_jax.learning.experts import expert_samples
 
 ACTIONS = Line().num_actions
 RANDOM = {"noise": 1.0, "noise_from": 1.0, "label": "taken"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

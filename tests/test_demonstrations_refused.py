@@ -30,20 +30,13 @@ from set_folders import (
     write_line_set,
     write_walk_set,
 )
-from tiny_run import Walk, quick_compilation
+from tiny_run import Walk
 
 from leed_jax.demonstrations import (
     load_demonstrations,
     save_demonstrations,
 )
 from leed_jax.errors import DemonstrationError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
-
 
 # --- files ------------------------------------------------------------------------------------------------------
 

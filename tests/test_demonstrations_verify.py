@@ -23,7 +23,6 @@ from set_folders import (
     write_line_set,
     write_walk_set,
 )
-from tiny_run import quick_compilation
 
 from leed_jax.cli.generate import main as generate
 from leed_jax.config.environments import make_environment
@@ -34,12 +33,6 @@ RECORDED, ATTEMPT = "mpe_spread/qwen2.5-coder-1.5b", "mpe_spread/qwen2.5-coder-0
 
 def built_environment(identity: dict[str, Any]) -> Any:
     return make_environment({"name": identity["name"], **identity["config"]})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import Walk, quick_compilation, record_walk, settings
+from tiny_run import Walk, record_walk, settings
 
 from leed_jax.cli import evaluate as command
 from leed_jax.cli.evaluate import main
@@ -20,12 +19,6 @@ from leed_jax.instructions import Measure
 from leed_jax.learning.episodes import play
 from leed_jax.training.program import prepare
 from leed_jax.training.runner import start_run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 @dataclasses.dataclass(frozen=True)

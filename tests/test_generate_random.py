@@ -11,7 +11,6 @@ import pytest
 from probes import Line
 from scripted import SMALL
 from set_folders import LINE, run
-from tiny_run import quick_compilation
 
 from leed_jax.cli.generate import main
 from leed_jax.config import Config
@@ -27,12 +26,6 @@ from leed_jax.llm import ChatModel, ChatRequest, Message, Usage
 WORDS = Line().vocabulary
 # What the two agents of `Line` can be told: to walk to a mark, of which agent_1 may not go to one, or to stay.
 CHOICES = {"agent_0": 6, "agent_1": 5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 def request(seed: int | None, length: int = 1, text: str = "Plan.", **fields: Any) -> ChatRequest:

@@ -2,12 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from probes import Line
-from tiny_run import quick_compilation
 
 from leed_jax.cli.generate import main
 from leed_jax.demonstrations import load_demonstrations, read_manifest
@@ -16,12 +14,6 @@ from leed_jax.generation.candidates import PlanRequest, read_attempt
 from leed_jax.llm import ChatRequest, Message, Reply, Usage
 
 TRIPLES = [["Walk", "mark_2", "agent_0"], ["Stay", "forever", "agent_1"]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def generate(out: Path, plan: Path, *more: str) -> int:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny_run import DrawnWalk, Walk, quick_compilation
+from tiny_run import DrawnWalk, Walk
 
 import leed_jax
 from leed_jax.errors import ConfigurationError, RunDirectoryError
@@ -27,12 +27,6 @@ SETTINGS = {
     "evaluation": {"episodes": 256, "curve_episodes": 4},
     "ppo": {"epochs": 1, "minibatches": 2},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

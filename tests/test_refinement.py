@@ -1,12 +1,14 @@
-"""Better demonstrations beside training: swapped in, recorded, found again, and no harm from a bad endpoint."""
+"""Better demonstrations during training: swapped in, recorded, restored, and no harm from a bad endpoint."""
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import io
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,17 @@ import numpy as np
 import pytest
 from loopback import Act, Server, after, good, refusal, serving
 from rich.console import Console
-from tiny_run import Walk, quick_compilation, record_walk, rows_of, settings
+from tiny_run import Walk, record_walk, rows_of, settings
 
 from leed_jax.config.compose import compose_config
 from leed_jax.demonstrations import load_demonstrations
 from leed_jax.errors import ConfigurationError, DemonstrationError
-from leed_jax.training.program import Program, prepare
+from leed_jax.training.program import Program, Setup, prepare
 from leed_jax.training.refinement import FOLDER, LOG, Refinement
 from leed_jax.training.runner import resume_run, start_run
 
 STAY = [["Act", "action_1", "agent_0"], ["Act", "action_1", "agent_1"]]
 LEFT = [["Act", "action_0", "agent_0"], ["Act", "action_0", "agent_1"]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def reply(triples: Any) -> Act:
@@ -61,14 +57,19 @@ def endpoint(*script: Act) -> Iterator[Server]:
         thread.join()
 
 
-def config_for(folder: Path, server: Server, **changes: Any) -> Any:
-    if not (folder / "set").exists():
-        record_walk(folder / "set", Walk())
+SETTINGS = {"algorithm": "leed", "demonstrations__episodes": 8, "demonstrations__plans": 1}
+ARRAYS = {"demonstrations__episodes": "null"}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_walk(tmp_path_factory.mktemp("recorded") / "set", Walk())
+
+
+def config_for(recorded: Path, folder: Path, server: Server, **changes: Any) -> Any:
     values = {
-        "algorithm": "leed",
-        "demonstrations__path": folder / "set",
-        "demonstrations__episodes": 8,
-        "demonstrations__plans": 1,
+        **SETTINGS,
+        "demonstrations__path": recorded,
         "llm": "openai",
         "llm__base_url": server.base_url,
         "llm__model": "m",
@@ -81,33 +82,60 @@ def config_for(folder: Path, server: Server, **changes: Any) -> Any:
         "generate__report_episodes": 8,
         **changes,
     }
-    return compose_config(settings(folder / "run", **values))
+    return compose_config(settings(folder, **values))
+
+
+@pytest.fixture(scope="module")
+def compiled(recorded: Path) -> Any:
+    """A function that gives a run and its compiled program, by the settings of its demonstrations."""
+
+    @functools.cache
+    def compiled(**changes: Any) -> tuple[Setup, Program]:
+        config = compose_config(settings("", **{**SETTINGS, "demonstrations__path": recorded, **changes}))
+        setup = prepare(config)
+        program = Program(setup)
+        program.compile()
+        return setup, program
+
+    return compiled
 
 
 class Training:
-    """A program and its refinement, chunk by chunk."""
+    """A program and its refinement, chunk by chunk. The program is shared by tests; it begins with its own set."""
 
-    def __init__(self, config: Any, folder: Path) -> None:
+    def __init__(self, compiled: tuple[Setup, Program], config: Any, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        self.setup = prepare(config)
-        self.program = Program(self.setup)
-        self.program.compile()
+        self.setup, self.program = dataclasses.replace(compiled[0], config=config), compiled[1]
+        assert self.setup.experts is not None
+        self.program.swap(self.setup.experts)
         self.refinement = Refinement(self.setup, self.program, folder)
+        self.notes: list[str] = []
+        self.refinement.note = self.notes.append
         self.chunk, self.state = 0, self.program.init()
 
+    def __enter__(self) -> "Training":
+        self.refinement.on_start(self.setup)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refinement.on_end()
+
     def advance(self) -> None:
-        self.refinement.take(self.chunk)
+        self.refinement.before_chunk(self.chunk + 1)
         self.state, metrics = self.program.step(self.state)
         jax.block_until_ready(metrics)
         self.chunk += 1
-        self.refinement.offer(self.chunk, self.state)
+        self.refinement.after_dispatch(self.chunk, self.state)
 
-    def advance_until(self, notes: list[str]) -> None:
-        """Train until something is noted."""
-        deadline, before = time.monotonic() + 100, len(notes)
-        while len(notes) == before:
+    def advance_until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not done():
             assert time.monotonic() < deadline, "nothing came of it"
             self.advance()
+
+    def advance_until_noted(self) -> None:
+        before = len(self.notes)
+        self.advance_until(lambda: len(self.notes) > before)
 
     def experts(self) -> Any:
         return self.program._inputs[0].samples
@@ -117,136 +145,108 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-def test_better_plans_are_learnt_from_without_compiling_again(tmp_path: Path) -> None:
-    notes: list[str] = []
+def test_better_plans_are_learnt_from_without_compiling_again(compiled: Any, recorded: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     with endpoint(reply(STAY)) as server:
-        training = Training(config_for(tmp_path, server), tmp_path / "run")
+        training = Training(compiled(), config_for(recorded, run, server), run)
         before = training.experts()
         assert set(np.unique(before.action)) == {0}
-        with training.refinement.beside(notes.append):
-            training.advance_until(notes)
-            # What is compiled takes arrays of one shape alone; these chunks are made with the new ones.
+        with training:
+            training.advance_until_noted()
+            # The compiled program takes arrays of one shape alone; these chunks are made with the new ones.
             swapped_after = training.chunk - 1
             training.advance()
-    assert "Better plans" in notes[0]
+        asked = server.received[0].data["messages"][-1]["content"]
+    assert "Better plans" in training.notes[0]
     assert set(np.unique(training.experts().action)) == {1}
     assert jax.tree.map(lambda x: x.shape, training.experts()) == jax.tree.map(lambda x: x.shape, before)
-    (entry,) = log_of(tmp_path / "run")
+    (entry,) = log_of(run)
     assert (entry["chunk"], entry["asked_after_update"]) == (swapped_after, 2)
-    fresh = load_demonstrations(str(tmp_path / "run" / FOLDER / entry["set"]), Walk())
+    fresh = load_demonstrations(str(run / FOLDER / entry["set"]), Walk())
     assert fresh.manifest["plans"][0]["triples"] == STAY
     assert fresh.manifest["plans"][0]["selection_return_per_agent"] == pytest.approx(entry["best_return"])
+    # The prompt compares the learners with the plan.
+    assert "trained to imitate the best plan" in asked
+    assert json.dumps(LEFT) in asked
+
+    # A resumed run continues with what it had.
+    with (run / LOG).open("a") as file:
+        file.write('{"chunk": 1')  # as a sudden end leaves it
+    used = jax.tree.map(np.asarray, training.experts())
+    later = Training(compiled(), training.setup.config, run)
+    later.refinement.restore(swapped_after)
+    jax.tree.map(np.testing.assert_array_equal, later.experts(), used)
+    assert len(log_of(run)) == 1
+    earlier = Training(compiled(), training.setup.config, run)
+    earlier.refinement.restore(swapped_after - 1)
+    assert set(np.unique(earlier.experts().action)) == {0}
+    assert log_of(run) == []
 
 
-def test_recorded_arrays_give_way_to_as_many_recorded_ones(tmp_path: Path) -> None:
-    notes: list[str] = []
+def test_recorded_arrays_are_replaced_by_as_many_recorded_ones(compiled: Any, recorded: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     with endpoint(refusal(500), reply(STAY)) as server:
-        # The set's plans are longer than what the run would ask for, which is the set's to say.
-        changes = {
-            "demonstrations__episodes": "null",
-            "generate__max_instructions": 1,
-            "generate__recorded_episodes": 3,
-        }
-        training = Training(config_for(tmp_path, server, generate__candidates=1, **changes), tmp_path / "run")
+        # The set's plans are longer than what the run would ask for; the set decides.
+        changes = {"generate__candidates": 1, "generate__max_instructions": 1, "generate__recorded_episodes": 3}
+        config = config_for(recorded, run, server, **changes, **ARRAYS)
+        training = Training(compiled(**ARRAYS), config, run)
         before = training.experts()
-        with training.refinement.beside(notes.append):
-            training.advance_until(notes)
-            training.advance_until(notes)
-    assert "in vain" in notes[0]
-    assert "Better plans" in notes[1]
+        with training:
+            training.advance_until_noted()
+            training.advance_until_noted()
+    assert "failed" in training.notes[0]
+    assert "Better plans" in training.notes[1]
     assert set(np.unique(training.experts().action)) == {1}
     assert jax.tree.map(lambda x: x.shape, training.experts()) == jax.tree.map(lambda x: x.shape, before)
-    (entry,) = log_of(tmp_path / "run")
-    fresh = load_demonstrations(str(tmp_path / "run" / FOLDER / entry["set"]), Walk())
+    (entry,) = log_of(run)
+    fresh = load_demonstrations(str(run / FOLDER / entry["set"]), Walk())
     assert fresh.manifest["max_instructions"] == 2
     assert fresh.recorded is not None
     assert len(fresh.manifest["plans"]) == 1
     assert fresh.manifest["recorded"] == {"episodes": 8, "noise": 0.0, "seed": 5}
 
 
-def test_the_prompt_tells_how_the_learners_do_beside_the_plan(tmp_path: Path) -> None:
-    notes: list[str] = []
-    with endpoint(reply(STAY)) as server:
-        training = Training(config_for(tmp_path, server), tmp_path / "run")
-        with training.refinement.beside(notes.append):
-            training.advance_until(notes)
-        asked = server.received[0].data["messages"][-1]["content"]
-    assert "trained to imitate the best plan" in asked
-    assert json.dumps(LEFT) in asked
-
-
-def test_the_same_plan_again_changes_nothing(tmp_path: Path) -> None:
-    notes: list[str] = []
+def test_the_same_plan_again_changes_nothing(compiled: Any, recorded: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     with endpoint(reply(LEFT)) as server:
-        training = Training(config_for(tmp_path, server), tmp_path / "run")
+        training = Training(compiled(), config_for(recorded, run, server), run)
         before = training.experts()
-        with training.refinement.beside(notes.append):
-            deadline = time.monotonic() + 100
-            while not (tmp_path / "run" / LOG).exists():
-                assert time.monotonic() < deadline
-                training.advance()
+        with training:
+            training.advance_until((run / LOG).exists)
     assert training.experts() is before
-    assert notes == []
-    assert log_of(tmp_path / "run")[0]["set"] is None
+    assert training.notes == []
+    assert log_of(run)[0]["set"] is None
 
 
-def test_a_resumed_run_goes_on_with_what_it_had(tmp_path: Path) -> None:
-    notes: list[str] = []
-    with endpoint(reply(STAY)) as server:
-        config = config_for(tmp_path, server)
-        training = Training(config, tmp_path / "run")
-        with training.refinement.beside(notes.append):
-            training.advance_until(notes)
-        swapped = log_of(tmp_path / "run")[0]["chunk"]
-        with (tmp_path / "run" / LOG).open("a") as file:
-            file.write('{"chunk": 1')  # as a sudden end leaves it
-        later = Training(config, tmp_path / "run")
-        later.refinement.go_on_after(swapped)
-        jax.tree.map(np.testing.assert_array_equal, later.experts(), training.experts())
-        assert len(log_of(tmp_path / "run")) == 1
-        earlier = Training(config, tmp_path / "run")
-        earlier.refinement.go_on_after(swapped - 1)
-    assert set(np.unique(earlier.experts().action)) == {0}
-    assert log_of(tmp_path / "run") == []
-
-
-def test_demonstrations_of_another_size_are_not_swapped_in(tmp_path: Path) -> None:
-    with endpoint(reply(STAY)) as server:
-        training = Training(config_for(tmp_path, server), tmp_path / "run")
-        other = prepare(config_for(tmp_path, server, demonstrations__episodes=9)).experts
-    assert other is not None
+def test_demonstrations_of_another_size_are_not_swapped_in(compiled: Any) -> None:
+    smaller = jax.tree.map(lambda x: x[..., :1], compiled()[0].experts)
     with pytest.raises(DemonstrationError, match="make as many"):
-        training.program.swap(other)
+        compiled()[1].swap(smaller)
 
 
 @pytest.mark.parametrize(
     "act", [refusal(500), refusal(401), after(3600, good()), good("I would rather not."), good(None)]
 )
-def test_a_bad_endpoint_never_harms_training(tmp_path: Path, act: Act) -> None:
+def test_a_bad_endpoint_never_harms_training(compiled: Any, recorded: Path, tmp_path: Path, act: Act) -> None:
+    run = tmp_path / "run"
     with endpoint(act) as server:
-        config = config_for(tmp_path, server, generate__refresh_every=1)
-        plain = compose_config(
-            settings(
-                tmp_path / "plain",
-                algorithm="leed",
-                demonstrations__path=tmp_path / "set",
-                demonstrations__episodes=8,
-                demonstrations__plans=1,
-            )
-        )
-        console = Console(file=io.StringIO())
+        config = config_for(recorded, run, server, generate__refresh_every=1, llm__timeout_s=1)
         started = time.monotonic()
-        disturbed = start_run(config, console)
+        with Training(compiled(), config, run) as training:
+            training.advance_until(lambda: bool(training.notes) or (run / LOG).exists())
         assert time.monotonic() - started < 60
-        undisturbed = start_run(plain, console)
-    jax.tree.map(np.testing.assert_array_equal, disturbed.state.parameters, undisturbed.state.parameters)
-    assert (disturbed.directory / "summary.json").exists()
-    assert len(rows_of(disturbed.directory)) == 4
+    setup, program = compiled()
+    assert training.experts() is setup.experts.samples
+    undisturbed = program.init()
+    for _ in range(training.chunk):
+        undisturbed, _ = program.step(undisturbed)
+    jax.tree.map(np.testing.assert_array_equal, training.state.parameters, undisturbed.parameters)
 
 
-def test_a_run_is_resumed_with_its_refinement(tmp_path: Path) -> None:
-    with endpoint(reply(STAY)) as server:
-        outcome = start_run(config_for(tmp_path, server), Console(file=io.StringIO()))
+def test_a_run_is_finished_and_resumed_with_its_refinement(recorded: Path, tmp_path: Path) -> None:
+    with endpoint(refusal(500)) as server:
+        outcome = start_run(config_for(recorded, tmp_path / "run", server), Console(file=io.StringIO()))
+        assert len(rows_of(outcome.directory)) == 4
         (outcome.directory / "summary.json").unlink()
         again = resume_run(outcome.directory, Console(file=io.StringIO()))
     assert again.summary is not None
@@ -261,9 +261,9 @@ def test_a_run_is_resumed_with_its_refinement(tmp_path: Path) -> None:
         ({"llm": "local", "llm__base_url": ""}, "llm.path is empty"),
     ],
 )
-def test_settings_that_cannot_work_are_told_before_anything_is_written(
-    tmp_path: Path, changes: dict[str, Any], words: str
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(
+    recorded: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with endpoint(reply(STAY)) as server, pytest.raises(ConfigurationError, match=words):
-        start_run(config_for(tmp_path, server, **changes), Console(file=io.StringIO()))
+        start_run(config_for(recorded, tmp_path / "run", server, **changes), Console(file=io.StringIO()))
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from tiny_run import Walk, quick_compilation, record_walk, run_command, settings
+from tiny_run import Walk, record_walk, run_command, settings
 
 import leed_jax
 from leed_jax.cli.run import main
@@ -17,12 +17,6 @@ from leed_jax.config import ALGORITHMS, from_dictionary
 from leed_jax.config.compose import compose_config, experiment_names, quoted
 from leed_jax.errors import ConfigurationError
 from leed_jax.version import __version__
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,12 @@ import os
 
 import pytest
 from disk import file_size_limit, fill, small_disk
-from tiny_run import quick_compilation, rows_of, settings
+from tiny_run import rows_of, settings
 
 from leed_jax.cli.run import main
 from leed_jax.errors import RunDirectoryError
 from leed_jax.report import checkpoints
 from leed_jax.report.summary import write_summary
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(params=["limit", "tmpfs"])

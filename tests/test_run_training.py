@@ -12,23 +12,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
-from tiny_run import DrawnWalk, quick_compilation, record_walk, rows_of, settings
+from tiny_run import DrawnWalk, record_walk, rows_of, settings
 
-from leed_jax.cli.run import compose_config, main
+from leed_jax.cli.run import main
 from leed_jax.config import from_dictionary
+from leed_jax.config.compose import compose_config
+from leed_jax.learning import algorithms
 from leed_jax.report.directory import RunDirectory
 from leed_jax.report.metrics import WALL_CLOCK_FIELDS
-from leed_jax.training import algorithms, runner
-from leed_jax.training.algorithms import make_hyper
+from leed_jax.training import runner
 from leed_jax.training.program import Program, Schedule, prepare, seed_keys
 from leed_jax.training.runner import start_run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
-
 
 CHUNKS, STEPS_PER_CHUNK, SEEDS, AGENTS = 4, 64, 2, 2
 
@@ -171,7 +165,7 @@ def test_the_last_thing_printed_is_the_table(finished):
     assert max(map(len, printed)) <= 80 or "Training" in max(printed, key=len)
 
 
-def test_a_finished_run_is_not_gone_on_with(finished, capsys):
+def test_a_finished_run_is_not_continued(finished, capsys):
     directory = finished[0].directory
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     assert main([f"resume={directory}"]) == 2
@@ -195,20 +189,20 @@ def alone(finished):
     """Algorithm leed with the second seed of the run above, by itself."""
     changes = {"algorithm": "leed", "seed": 4, "demonstrations__path": finished[0].directory.parent / "set"}
     setup = prepare(compose_config(settings("", "DrawnWalk", **changes)))
-    trainer = Program(setup)
-    trainer.compile()
-    return setup, trainer
+    program = Program(setup)
+    program.compile()
+    return setup, program
 
 
 def test_each_seed_learns_as_it_would_alone(finished, alone):
     """Up to the order of sums in float32."""
-    outcome, trainer = finished[0], alone[1]
-    state = trainer.init()
+    outcome, program = finished[0], alone[1]
+    state = program.init()
     for _ in range(CHUNKS):
-        state, metrics = trainer.step(state)
+        state, metrics = program.step(state)
     last = rows_of(outcome.directory)[-1]
     assert last["seed"] == 4
-    np.testing.assert_allclose(metrics["return_per_agent"][0], last["return_of_agents"], rtol=1e-4)
+    np.testing.assert_allclose(metrics["return_of_agents"][0], last["return_of_agents"], rtol=1e-4)
     for ours, theirs in zip(jax.tree.leaves(state.parameters), jax.tree.leaves(outcome.state.parameters), strict=True):
         np.testing.assert_allclose(ours[0], theirs[1], atol=1e-4)
 
@@ -222,19 +216,19 @@ def test_seed_keys_count_up_to_the_largest_seed():
 def test_the_algorithms_differ_by_the_expert_weight_alone(alone):
     """With weight 0 from the start leed is ippo, parameter by parameter; with its own weight it is not."""
     setup, leed = alone
-    config = dataclasses.replace(setup.config, algorithm="ippo")
-    without = prepare(config)
+    without = prepare(dataclasses.replace(setup.config, algorithm="ippo"))
     assert setup.experts is not None
     assert without.experts is None
     assert without.demonstrations is not None
-    assert float(make_hyper(setup.config, setup.schedule.updates).expert_weight) == 1.0
+    hparams = setup.algorithm.hparams
+    assert float(hparams.expert.weight) == 1.0
     ippo = Program(without)
     ippo.compile()
     expected, metrics = ippo.step(ippo.init())
     np.testing.assert_array_equal(metrics["expert_weight"], np.zeros((1, AGENTS)))
     weighted, _ = leed.step(leed.init())
     with pytest.MonkeyPatch.context() as patch:
-        weightless = make_hyper(config, setup.schedule.updates).replace(expert_weight=jnp.float32(0.0))
+        weightless = dataclasses.replace(hparams, expert=dataclasses.replace(hparams.expert, weight=jnp.float32(0.0)))
         patch.setattr(leed, "_inputs", (setup.experts, weightless))
         unweighted, _ = leed.step(leed.init())
     for ours, theirs in zip(jax.tree.leaves(unweighted.parameters), jax.tree.leaves(expected.parameters), strict=True):
@@ -243,10 +237,10 @@ def test_the_algorithms_differ_by_the_expert_weight_alone(alone):
     assert max(float(np.max(np.abs(a - b))) for a, b in zip(*actors, strict=True)) > 1e-3
 
 
-def test_ippo_goes_on_without_usable_demonstrations(tmp_path):
+def test_ippo_trains_without_usable_demonstrations(tmp_path):
     setup = prepare(compose_config(settings("", demonstrations__path=tmp_path / "none")))
     assert setup.demonstrations is None
-    assert "will not be reported" in setup.remarks[0]
+    assert "will not be reported" in setup.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -271,10 +265,9 @@ def test_chunks_are_equal_and_never_more_than_asked_for(total, per_chunk, expect
 def test_a_demonstration_folder_is_recorded_as_an_absolute_path(finished, monkeypatch):
     folder = finished[0].directory.parent
     monkeypatch.chdir(folder)
-    changes = {"algorithm": "leed", "demonstrations__path": "set"}
-    setup = prepare(compose_config(settings("", "DrawnWalk", **changes)))
-    assert runner._portable(setup).demonstrations.path == str(folder / "set")
-    assert setup.config.demonstrations.path == "set"
+    config = compose_config(settings("", "DrawnWalk", algorithm="leed", demonstrations__path="set"))
+    assert runner._portable(config).demonstrations.path == str(folder / "set")
+    assert config.demonstrations.path == "set"
 
 
 def test_every_field_of_the_environment_is_recorded(finished):
@@ -284,13 +277,3 @@ def test_every_field_of_the_environment_is_recorded(finished):
 
 def test_wall_clock_fields_are_fields(finished):
     assert set(WALL_CLOCK_FIELDS) < set(rows_of(finished[0].directory)[0])
-
-
-def test_plans_can_be_asked_in_the_learners_own_states(tmp_path):
-    record_walk(tmp_path / "set", DrawnWalk())
-    changes = {"algorithm": "leed", "demonstrations__path": tmp_path / "set", "expert__source": "instructions"}
-    config = compose_config(settings(tmp_path / "run", "DrawnWalk", **changes))
-    outcome = start_run(config, Console(file=io.StringIO()))
-    rows = rows_of(outcome.directory)
-    assert len(rows) == CHUNKS
-    assert all(loss is not None and loss > 0 for row in rows for loss in row["expert_loss"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from study_files import COMPARE, write
-from tiny_run import python, quick_compilation, rows_of, wait_for_chunk
+from tiny_run import python, rows_of, wait_for_chunk
 
 from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
@@ -22,12 +22,6 @@ from leed_jax.studies.study import Point, read_study
 # One compiled program serves all of them.
 POINTS = {"key": "ppo.discount", "label": "discount", "values": [0.5, 0.9]}
 RUNS = [f"discount-{value}/{variant}/seeds7-7" for value in (0.5, 0.9) for variant in ("slow", "fast")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

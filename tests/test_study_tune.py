@@ -11,7 +11,7 @@ import time
 import pytest
 from rich.console import Console
 from study_files import TUNE, write
-from tiny_run import python, quick_compilation
+from tiny_run import python
 
 from leed_jax.cli.study import main as run_study
 from leed_jax.errors import ConfigurationError, RunDirectoryError
@@ -21,12 +21,6 @@ from leed_jax.studies.study import read_study
 from leed_jax.studies.tuning import TRIED, Trained, ranked, run_tuning, train_and_score
 
 LEARNING_RATES = [1e-4, 1e-2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,18 @@
 """A tiny environment, demonstrations for it, and a tiny configuration: for tests of whole runs."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.experimental.compilation_cache import compilation_cache
 
 from leed_jax.demonstrations import demonstration_key, execute_episodes, instructed, save_demonstrations
 from leed_jax.environments import TimeStep
@@ -123,37 +120,9 @@ def settings(out: Path | str, cls: str = "Walk", **changes: Any) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-@contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Compile without most optimisations, and nothing twice: tiny programs take far longer to compile than to run."""
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, value in {**options, "jax_compilation_cache_dir": folder}.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-        for name, value in {**before, "jax_compilation_cache_dir": None}.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
 def python(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     """Start `python ARGUMENTS` in a working directory, with this folder importable."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TESTS),
-        "COLUMNS": "100",
-        # The same tiny programs are compiled again and again.
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compilation-cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "100"}
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
