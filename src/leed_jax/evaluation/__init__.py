@@ -54,14 +54,9 @@ def compare(
         variants: finished run directories of each variant, by its label; those of one variant are pooled, and may
             differ in their seeds alone.
         out: the folder for `comparison.md`, `comparison.png` and `comparison.json`, which are overwritten.
-        threshold: see `compare_runs`.
-        reference: see `compare_runs`.
+        threshold: see `compare_runs`, as for the rest and for what is raised.
+        reference: the label to compare with; None for the first.
         title: a heading.
-
-    Raises:
-        ConfigurationError: there is no run or no such reference, the threshold is not finite, or `out` cannot be
-            written.
-        RunDirectoryError: a directory holds no finished run or is damaged, or runs do not go together.
     """
     runs = {label: [read_run(path) for path in paths] for label, paths in variants.items()}
     comparison = compare_runs(runs, threshold=threshold, reference=reference, title=title)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,9 +71,9 @@ def plan_runs(study: Study) -> list[PlannedRun]:
             name = f"variants.{variant}"
             settings = flat_settings(study.file.variants[variant], f"study {study.source}: {name}")
             where = f"{name} at {point.name}" if point.name else name
-            for first, count in study.seed_groups():
-                config = study.compose(where, point.settings, settings, seed=first, num_seeds=count)
-                path = study.out / point.name / folder_name(variant) / f"seeds{first}-{first + count - 1}"
+            for config in study.compose(where, point.settings, settings):
+                seeds = f"seeds{config.seed}-{config.seed + config.num_seeds - 1}"
+                path = study.out / point.name / folder_name(variant) / seeds
                 planned.append(PlannedRun(point.name, variant, path, dataclasses.replace(config, out=str(path))))
     _check_distinct(study, planned)
     check_inputs(study, [(run.label, run.config) for run in planned])
@@ -100,14 +101,13 @@ def check_inputs(study: Study, configs: Sequence[tuple[str, Config]]) -> None:
 
 
 def _check_distinct(study: Study, planned: Sequence[PlannedRun]) -> None:
-    for index, run in enumerate(planned):
-        for other in planned[:index]:
-            same_place = (run.point, run.config.seed) == (other.point, other.config.seed)
-            if same_place and not differences(other.config, run.config):
-                raise ConfigurationError(
-                    f"study {study.source}: variants {other.variant} and {run.variant} are the same configuration; "
-                    "change one of them or leave it out."
-                )
+    first = [(run, _comparable(run.config)) for run in planned if run.config.seed == planned[0].config.seed]
+    for (one, of_one), (other, of_other) in itertools.combinations(first, 2):
+        if one.point == other.point and not differing_settings(of_one, of_other, _NAMES):
+            raise ConfigurationError(
+                f"study {study.source}: variants {one.variant} and {other.variant} are the same configuration; "
+                "change one of them or leave it out."
+            )
 
 
 # --- runs that are there already --------------------------------------------------------------------------------

@@ -128,34 +128,33 @@ class Study:
         """Settings of the file for all runs, as text."""
         return {key: as_text(value) for key, value in flat_settings(self.file.settings, "settings").items()}
 
-    def seed_groups(self) -> Iterator[tuple[int, int]]:
-        """First seed and number of seeds of each run of a variant."""
-        first, count = self.file.seeds.first or 0, self.file.seeds.count
-        step = self.file.seeds_per_run or count
-        for start in range(first, first + count, step):
-            yield start, min(step, first + count - start)
-
-    def compose(self, where: str, *layers: Mapping[str, Any], **last: Any) -> Config:
-        """The configuration of one run; later settings override earlier ones.
+    def compose(self, where: str, *layers: Mapping[str, Any]) -> list[Config]:
+        """The configurations of a variant, one for each group of seeds that is trained side by side.
 
         Args:
-            where: which run, for messages.
-            layers: settings, after those of all runs and before those of the command line.
-            last: settings that the study decides about.
+            where: which variant, for messages.
+            layers: settings, after those of all runs and before those of the command line; later ones override.
 
         Raises:
-            ConfigurationError: they make no configuration; the message names the file and the run.
+            ConfigurationError: they make no configuration; the message names the file and the variant.
         """
+        first, count = self.file.seeds.first or 0, self.file.seeds.count
+        side_by_side = min(self.file.seeds_per_run or count, count)
         values = self.common
         for layer in layers:
             values |= {key: as_text(value) for key, value in layer.items()}
-        values |= {**self.overrides, **{key: as_text(value) for key, value in last.items()}}
+        values |= {**self.overrides, "seed": str(first), "num_seeds": str(side_by_side)}
         if self.file.experiment:
             values["experiment"] = self.file.experiment
         try:
-            return compose_config([f"{key}={value}" for key, value in values.items()])
+            config = compose_config([f"{key}={value}" for key, value in values.items()])
         except ConfigurationError as error:
             raise ConfigurationError(f"study {self.source}, {where}: {error}") from None
+        end = first + count
+        return [
+            dataclasses.replace(config, seed=seed, num_seeds=min(side_by_side, end - seed))
+            for seed in range(first, end, side_by_side)
+        ]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -91,11 +91,7 @@ def plan_trials(study: Study) -> tuple[dict[str, Search], list[Trial]]:
         searches[label] = search = read_search(values, source, label, budget, study.file.sampling_seed)
         for number, changes in enumerate(search.tried):
             place = f"{where}, setting {number} ({changes})"
-            configs = [
-                study.compose(place, search.settings, changes, seed=first, num_seeds=count)
-                for first, count in study.seed_groups()
-            ]
-            trials.append(Trial(label, number, changes, tuple(configs)))
+            trials.append(Trial(label, number, changes, tuple(study.compose(place, search.settings, changes))))
     for trial in trials:
         _check_equal(study, trials[0], trial)
     check_inputs(study, [(f"variants.{trial.variant}", trial.configs[0]) for trial in trials])
