@@ -37,7 +37,7 @@ def main() -> None:
         values = {key: np.array(variants[label]["curve"][key]) for key in ("steps", "iqm", "low", "high")}
         curve = SimpleNamespace(**values)
         draw_curve(axes, curve.steps, curve, color=colour)
-        ends.append((curve.steps[-1], curve.iqm[-1], name, colour))
+        ends.append((float(curve.steps[-1]), float(curve.iqm[-1]), name, colour))
     level = variants["leed"]["instructions_return"]
     axes.axhline(level, color=GREY, linestyle=(0, (8, 4)), linewidth=1.2, zorder=1)
     last = max(end[0] for end in ends)

@@ -1,9 +1,13 @@
 """What a comparison's figure holds besides the curves."""
 
 import itertools
+import runpy
+import sys
+from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from run_folders import write_run
 
 from leed_jax.evaluation import compare
@@ -80,3 +84,12 @@ def test_too_many_or_too_long_labels_are_left_to_the_legend():
 
 def test_eleven_curves_have_colours_of_their_own():
     assert len(set(COLOURS)) == len(COLOURS) >= 11
+
+
+def test_the_picture_of_the_readme_can_be_drawn(tmp_path, monkeypatch):
+    root = Path(__file__).parents[1]
+    numbers = root / "docs" / "results" / "sample_efficiency" / "comparison.json"
+    monkeypatch.setattr(sys, "argv", ["readme_picture", str(numbers), str(tmp_path / "picture.png")])
+    runpy.run_path(str(root / "benchmarks" / "readme_picture.py"), run_name="__main__")
+    with Image.open(tmp_path / "picture.png") as image:
+        assert 800 <= image.size[0] <= 1000

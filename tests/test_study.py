@@ -1,6 +1,8 @@
 """Study files: read, checked, planned; nothing is trained here."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from leed_jax.studies.settings import as_text, folder_name
 from leed_jax.studies.study import read_study, study_names
 from leed_jax.studies.tuning import plan_trials
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 ONE_POINT = {"key": "env.num_agents", "values": [2]}
 
 
@@ -64,6 +67,15 @@ def test_the_whole_budget_of_the_tuning_study_has_no_setting_twice():
         search = read_search(values, label, label, file.budget, file.sampling_seed)
         assert len(search.tried) == file.budget
         assert search.tried[0] == {}
+
+
+def test_the_published_settings_are_drawn_again():
+    published = json.loads((RESULTS / "tune_mpe_spread" / "tuning.json").read_text())
+    file = read_study("tune_mpe_spread", []).file
+    for label, variant in published["variants"].items():
+        budget, seed = published["budget"]["settings"], published["sampling_seed"]
+        search = read_search(file.variants[label], label, label, budget, seed)
+        assert list(search.tried) == [row["changes"] for row in variant["tried"]]
 
 
 def test_help_and_list_show_all_studies(capsys):
