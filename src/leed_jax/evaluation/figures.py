@@ -63,7 +63,9 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     _scale(by_seconds, [variant.curve.seconds for variant in variants], "training time of a seed, s")
     by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
     by_seconds.xaxis.set_major_formatter("{x:g}")
-    by_steps.set_ylabel("episode return per agent\ninterquartile mean over seeds, 95 % band")
+    counts = sorted({len(variant.seeds) for variant in variants})
+    seeds = "one seed" if counts == [1] else f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    by_steps.set_ylabel(f"episode return per agent\ninterquartile mean over {seeds}, 95 % band")
     if comparison.title:
         figure.suptitle(plain_label(comparison.title))
     labelled = len(ends) == len(variants) and label_ends(figure, by_steps, ends)
