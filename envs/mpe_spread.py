@@ -299,7 +299,7 @@ class SimpleSpread:
             axes.add_patch(Circle((x, y), AGENT_RADIUS, facecolor=f"C{i % 10}", alpha=0.75))
             axes.text(x, y, str(i), ha="center", va="center", color="white", fontsize=13, zorder=4)
 
-    def positions(self, state: SpreadState) -> Float[Array, "A 2"]:
+    def positions(self, state: SpreadState) -> Float[np.ndarray, "A 2"]:
         """Where the agents are in the picture, for the trails of animations."""
         return state.position
 

@@ -154,14 +154,21 @@ def test_a_plan_is_drawn_from_its_own_initial_state(capsys: Any, tmp_path: Path,
 
 
 def test_an_environment_without_a_picture_cannot_be_replayed(capsys: Any, line_set: Path, tmp_path: Path) -> None:
-    assert "no method draw" in refused(capsys, "replay", line_set, "--out", tmp_path / "a.gif", LINE)
+    assert "cannot be drawn; give it a method draw(axes, state)" in refused(
+        capsys, "replay", line_set, "--out", tmp_path / "a.gif", LINE
+    )
 
 
 def test_a_packaged_set_is_replayed_by_its_name(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(animation, "MAX_FRAMES", 5)
+    frames, draw = [], animation._Canvas.draw
+    monkeypatch.setattr(animation._Canvas, "draw", lambda self, *args: (frames.append(args[1]), draw(self, *args))[1])
     assert run(capsys, "replay", "mpe_spread/qwen2.5-coder-1.5b", "--out", tmp_path / "a.gif", "--episodes", 1)[0] == 0
     with Image.open(tmp_path / "a.gif") as image:
         assert 1 < image.n_frames <= 5
+    assert frames[0].instructions == ["MoveTo nearest_unclaimed_landmark"] * 3
+    assert frames[-1].step == 24
+    assert all(frames[-1].returns < frames[1].returns)
 
 
 def test_an_export_is_a_plain_archive(capsys: Any, line_set: Path, tmp_path: Path) -> None:
