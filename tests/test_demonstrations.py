@@ -32,6 +32,7 @@ from leed_jax.demonstrations import (
     save_demonstrations,
 )
 from leed_jax.demonstrations.loading import load_verified
+from leed_jax.envs.mpe_spread import SimpleSpread
 from leed_jax.errors import DemonstrationError
 from leed_jax.instructions import PrimitiveInstructions
 from leed_jax.learning.experts import expert_samples
@@ -211,7 +212,11 @@ def test_every_recorded_set_loads_for_the_environment_it_names() -> None:
         loaded = load_verified(
             find_set(name), manifest, make_environment({**identity["config"], "name": identity["name"]})
         )
-        if manifest["plans"]:
+        assert manifest["provider"] in ("local", "random", "written")
+        assert manifest["rounds"]
+        assert loaded.recording_s > 30
+        # Larger teams take long to compile.
+        if manifest["plans"] and loaded.environment == SimpleSpread():
             assert jnp.all(jnp.isfinite(loaded.episodes(4).observation))
 
 

@@ -60,7 +60,7 @@ def test_plans_for_several_states_are_asked_for_once(tmp_path: Path) -> None:
     assert manifest["rounds"][0]["requests"] == 1
 
 
-def test_a_failed_attempt_says_what_is_wrong_and_the_mended_file_works(
+def test_a_failed_attempt_says_what_is_wrong_and_the_corrected_file_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, out = write(tmp_path / "plan.json", ["Fly", "mark_2", "agent_0"]), tmp_path / "set"

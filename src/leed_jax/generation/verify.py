@@ -185,7 +185,7 @@ def _check_control(loaded: DemonstrationSet, plans: Sequence[_Plan], planner: Pl
         _compare(path, f"candidates {what}", r["control"].get("candidates"), float(found.candidates), 0.0)
         for name in ("mean",) if quick else ("mean", "low", "high"):
             _compare(path, f"{name} {what}", r["control"].get(name), getattr(found, name), found.mean, slack)
-    some = f", of which at most {_QUICK_CONTROL} random plans were played" if quick else ""
+    some = f" (from at most {_QUICK_CONTROL} random plans)" if quick else ""
     yield f"Rounds with the recorded control{some}: {len(rounds)}."
 
 
