@@ -268,7 +268,7 @@ def test_auto_reset_keeps_the_end_and_shows_the_start(terminates: bool) -> None:
     state, end = wrapped.step(state, action, key)
     np.testing.assert_array_equal(middle.observation, [[0, 1, 0]] * 2)
     np.testing.assert_array_equal(middle.final_observation, middle.observation)
-    assert not middle.episode_over()
+    assert not middle.done()
     np.testing.assert_array_equal(end.observation, start.observation)
     np.testing.assert_array_equal(end.final_observation, [[0, 0, 1]] * 2)
     np.testing.assert_array_equal(end.reward, [1, 2])
@@ -290,7 +290,7 @@ def test_fields_that_an_environment_leaves_out_are_filled_in() -> None:
     environment = Meeting()
     state, bare = environment.reset(jax.random.key(0))
     assert bare.terminated is bare.final_available_actions is None
-    assert not bare.episode_over()
+    assert not bare.done()
     filled = fill_defaults(environment, bare)
     np.testing.assert_array_equal(filled.terminated, [False] * 2)
     np.testing.assert_array_equal(filled.truncated, False)
@@ -337,7 +337,7 @@ def test_an_episode_is_over_when_all_have_terminated_or_it_is_cut_off() -> None:
     cases = [([True, False], False, False), ([True, True], False, True), ([False, False], True, True)]
     for terminated, truncated, over in cases:
         changed = time_step.replace(terminated=jnp.array(terminated), truncated=jnp.array(truncated))
-        assert bool(changed.episode_over()) is over
+        assert bool(changed.done()) is over
 
 
 OWN = """

@@ -80,7 +80,7 @@ class _Record(NamedTuple):
         fresh: the time steps after the resets, `[E, ...]`.
         kept_at_reset: which of `_RULES` they keep, `[E, R]`.
         kept: which of `_RULES` each step keeps, `[E, T, R]`.
-        over: whether each episode is over after each step, `[E, T]`.
+        done: whether each episode is over after each step, `[E, T]`.
         fingerprints: of all that each step returned, `[E, T]`.
     """
 
@@ -89,7 +89,7 @@ class _Record(NamedTuple):
     fresh: TimeStep
     kept_at_reset: Any
     kept: Any
-    over: Any
+    done: Any
     fingerprints: Any
 
 
@@ -165,7 +165,7 @@ def _run(environment: Environment, seeds: Int[Array, "E S"], noise: Float[Array,
             key, index = inputs
             state, now = act(state, before, key, noise[index % len(noise)])
             first = jax.tree.map(lambda new, old: jnp.where(index == 0, new, old), (state, now), first)
-            return ((state, now), first), (_kept(before, now), now.episode_over(), _fingerprint((state, now)))
+            return ((state, now), first), (_kept(before, now), now.done(), _fingerprint((state, now)))
 
         start = reset_env(environment, keys[0])
         (_, first), record = jax.lax.scan(advance, (start, start), (keys[1:], jnp.arange(len(keys) - 1)))
@@ -175,10 +175,10 @@ def _run(environment: Environment, seeds: Int[Array, "E S"], noise: Float[Array,
         start = reset_env(environment, keys[0, 0])
         return start, act(*start, keys[0, 1], noise[0, 0])
 
-    start, first, kept_at_reset, (kept, over, fingerprints) = jax.vmap(play)(keys, noise)
+    start, first, kept_at_reset, (kept, done, fingerprints) = jax.vmap(play)(keys, noise)
     batched = jax.tree.map(lambda x: x[0], (start, first))
     resets, steps = zip(*([_numbers(result) for result in pair] for pair in (batched, alone(), alone())), strict=True)
-    return _Record(resets, steps, start[1], kept_at_reset, kept, over, fingerprints)
+    return _Record(resets, steps, start[1], kept_at_reset, kept, done, fingerprints)
 
 
 def _action(environment: Environment, available: Bool[Array, "A N"], noise: Float[Array, "A N"]) -> Action:
@@ -209,8 +209,8 @@ def _numbers(tree: Any) -> list[Array]:
 def _check_reset(record: _Record, repeated: _Record) -> None:
     _check_rules(record.kept_at_reset, "reset")
     _require(not np.any(record.fresh.reward), "reset: reward must be zero, as nothing has been done yet")
-    over = record.fresh.truncated | np.all(record.fresh.terminated, axis=-1)
-    _require(not np.any(over), "reset returns an episode that is over already")
+    done = record.fresh.truncated | np.all(record.fresh.terminated, axis=-1)
+    _require(not np.any(done), "reset returns an episode that is over already")
     _check_repeated("reset", record.resets, repeated.resets)
 
 
@@ -224,15 +224,15 @@ def _check_repeated(name: str, results: Any, repeated: Any) -> None:
 
 def _check_steps(record: _Record, repeated: _Record) -> None:
     _check_repeated("step", record.steps, repeated.steps)
-    over = record.over
-    counts = np.cumsum(over, axis=1) - over == 0  # the step belongs to the episode
-    for step in range(over.shape[1]):
+    done = record.done
+    counts = np.cumsum(done, axis=1) - done == 0  # the step belongs to the episode
+    for step in range(done.shape[1]):
         where, now = f"step {step + 1}", counts[:, step]
         _check_rules(record.kept[now, step], where)
         same = record.fingerprints[now, step] == repeated.fingerprints[now, step]
         _require(bool(np.all(same)), f"{where}: step is not a pure function: the same arguments gave two results")
-    ended = bool(np.all(np.any(over, axis=1)))
-    _require(ended, f"an episode is not over after max_steps={over.shape[1]} steps")
+    ended = bool(np.all(np.any(done, axis=1)))
+    _require(ended, f"an episode is not over after max_steps={done.shape[1]} steps")
 
 
 def _check_rules(kept: Any, where: str) -> None:

@@ -43,7 +43,7 @@ class TimeStep:
     final_observation: Float[Array, "A O"] = struct.field(default=None)
     final_available_actions: Bool[Array, "A N"] = struct.field(default=None)
 
-    def episode_over(self) -> Bool[Array, ""]:
+    def done(self) -> Bool[Array, ""]:
         """Whether the episode is over: truncated, or every agent terminated."""
         truncated = jnp.zeros((), bool) if self.truncated is None else self.truncated
         return truncated if self.terminated is None else truncated | jnp.all(self.terminated)

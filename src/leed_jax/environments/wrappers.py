@@ -70,7 +70,7 @@ class AutoReset(Wrapper):
         step_key, reset_key = jax.random.split(key)
         state, time_step = step_env(self.environment, state, action, step_key)
         new_state, new = reset_env(self.environment, reset_key)
-        done = time_step.episode_over()
+        done = time_step.done()
 
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(done, a, b), new, old)

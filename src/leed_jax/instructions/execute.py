@@ -107,7 +107,7 @@ def observe_execution(
             terminated=active & next_step.terminated,
         )
         next_counter = jnp.minimum(counter + achieved, plan.length - 1)
-        next_active = active & ~next_step.terminated & ~next_step.episode_over()
+        next_active = active & ~next_step.terminated & ~next_step.done()
         return (next_state, next_step, next_counter, next_active), observe(state, next_state, step, counter)
 
     counter = jnp.zeros(environment.num_agents, jnp.int32)

@@ -148,7 +148,7 @@ def _step(
     environment_state, time_step = jax.vmap(environment.step)(
         state.environment_state, executable(environment, action), jax.random.split(step_key, state.obs.shape[0])
     )
-    done = jax.vmap(TimeStep.episode_over)(time_step)
+    done = jax.vmap(TimeStep.done)(time_step)
     expert_action, instruction = None, state.instruction
     if plans is not None:
         expert_action, instruction = _follow_plans(environment, plans, state, environment_state)

@@ -31,10 +31,10 @@ def double_q_value(online: Float[Array, "N"], target: Float[Array, "N"], availab
     return target[best_available(online, available)]
 
 
-def team_target(reward: Scalar, next_value: Scalar, over: Bool[Array, ""], discount: Scalar | float) -> Scalar:
+def team_target(reward: Scalar, next_value: Scalar, terminated: Bool[Array, ""], discount: Scalar | float) -> Scalar:
     """The target of the value of a joint action.
 
-        y = r + gamma (1 - over) Q_tot(s', a')
+        y = r + gamma (1 - terminated) Q_tot(s', a')
 
     Source: Rashid et al. 2018 (arXiv 1803.11485), equation 6; time limits as in Pardo et al. 2018 (arXiv 1712.00378),
     section 3.
@@ -42,10 +42,10 @@ def team_target(reward: Scalar, next_value: Scalar, over: Bool[Array, ""], disco
     Args:
         reward: r, the team's.
         next_value: Q_tot in the next state, before any reset, for the actions chosen there.
-        over: whether every agent has terminated; false at a time limit, which is bootstrapped.
+        terminated: whether every agent has terminated; false at a time limit, which is bootstrapped.
         discount: gamma, per step.
     """
-    return reward + discount * jnp.where(over, 0.0, next_value)
+    return reward + discount * jnp.where(terminated, 0.0, next_value)
 
 
 def sum_of_values(value: Float[Array, "A"]) -> Scalar:

@@ -189,7 +189,7 @@ def _play(environment: Environment, actor: Actor, key: PRNGKeyArray, episodes: i
         actor_carry, action = actor.select_actions(actor_carry, *inputs, action_key)
         state, time_step = step_env(environment, state, executable(environment, action[0]), step_key)
         earned = jnp.where(active, time_step.reward, 0.0)
-        return (state, time_step, actor_carry, active & ~time_step.terminated), earned, time_step.episode_over()
+        return (state, time_step, actor_carry, active & ~time_step.terminated), earned, time_step.done()
 
     started = time.monotonic()
     for number in range(episodes):

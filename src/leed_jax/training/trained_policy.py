@@ -273,7 +273,7 @@ def rollout(
             action = executable(environment, action[0])
             next_state, after = step_env(environment, state, action, step_key)
             fields = (time_step.observation, action, after.reward, after.terminated, after.truncated)
-            return (next_state, after, actor_carry), (fields, next_state, after.episode_over())
+            return (next_state, after, actor_carry), (fields, next_state, after.done())
 
         carry = (state, time_step, actor.init(1))
         return state, jax.lax.scan(step, carry, jax.random.split(play_key, environment.max_steps))[1]
