@@ -18,7 +18,7 @@ from scripted import FAR, HALF, NEAR, RETURN, SMALL, text
 from tiny_run import quick_compilation
 
 from leed_jax.cli.generate import main
-from leed_jax.config import Config
+from leed_jax.config import RunConfig
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import RunDirectoryError
 from leed_jax.files import lock_folder
@@ -336,7 +336,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_models_name_leads_to_no_other_folder() -> None:
-    config = Config(env={"name": "somewhere.else.my_environment:Class"})
+    config = RunConfig(env={"name": "somewhere.else.my_environment:Class"})
     config.llm.provider, config.llm.model = "openai", "../../etc/$a b\n.."
     assert output_folder(config) == Path("demos/my_environment/etc-a-b")
     config.generate.kind = "episodes"
@@ -350,7 +350,7 @@ def shown(terminal: bool) -> str:
     """What is shown while two of four replies come, one of them a failure."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, legacy_windows=False, _environ={"TERM": "xterm"})
-    config = Config(env={})
+    config = RunConfig(env={})
     config.generate = dataclasses.replace(SMALL)
     meter = Meter(Limits(prompt_price=1e6), Spending(3, Usage(20, 1030)))
     row = Round(0, 2, 2, 2, 1, 0.5, 1.0, 2.0, 2.0, None, 20, 10, 1.5)
@@ -362,7 +362,7 @@ def shown(terminal: bool) -> str:
 
 
 def test_the_time_left_is_that_of_replies_that_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(env={})
+    config = RunConfig(env={})
     config.generate = dataclasses.replace(SMALL)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

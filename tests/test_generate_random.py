@@ -13,7 +13,7 @@ from scripted import SMALL
 from set_folders import LINE, run
 
 from leed_jax.cli.generate import main
-from leed_jax.config import Config
+from leed_jax.config import RunConfig
 from leed_jax.demonstrations import load_demonstrations, read_manifest
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.generation.connect import make_model, model_name
@@ -104,7 +104,7 @@ def test_nothing_else_is_answered(asked: ChatRequest) -> None:
 
 
 def test_it_is_named_so_that_nobody_takes_it_for_a_model() -> None:
-    config = Config(env={"name": "probes:Line"}, seed=7)
+    config = RunConfig(env={"name": "probes:Line"}, seed=7)
     config.llm.provider = "random"
     assert model_name(config) == "random-instructions"
 

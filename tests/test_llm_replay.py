@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from leed_jax.config import Config
+from leed_jax.config import RunConfig
 from leed_jax.demonstrations import find_set, recorded_sets
 from leed_jax.errors import BudgetError, ConfigurationError, DemonstrationError, LLMError, ReplayError
 from leed_jax.generation.connect import check_provider, connect, make_model, model_name, retry_policy, transcript_path
@@ -52,8 +52,8 @@ def complete(model: Replay, asked: ChatRequest) -> Reply:
     return asyncio.run(model.complete(asked))
 
 
-def configured(**llm: Any) -> Config:
-    config = Config(env={"name": "leed_jax.envs.mpe_spread:MPESpread"})
+def configured(**llm: Any) -> RunConfig:
+    config = RunConfig(env={"name": "leed_jax.envs.mpe_spread:MPESpread"})
     return dataclasses.replace(config, llm=dataclasses.replace(config.llm, **llm))
 
 
@@ -187,7 +187,7 @@ def test_every_recorded_set_can_be_replayed(name: str) -> None:
 def test_connecting_to_a_transcript(tmp_path: Path) -> None:
     transcript = write(tmp_path / "t.jsonl", (request("a"), REPLY))
 
-    async def run(config: Config) -> int:
+    async def run(config: RunConfig) -> int:
         async with connect(config, tmp_path / "journal", Meter(Limits())) as model:
             assert await model.complete(request("a")) == REPLY
             return model.reused

@@ -117,7 +117,7 @@ def help_text(about: str, kind: type) -> str:
     lines = [about.strip(), "", "Keys, with their defaults (an experiment may set others):"]
     width = max(shutil.get_terminal_size((100, 24)).columns, 2 * KEY_WIDTH)
     for option in options(kind):
-        lines.extend(["", f"{option.key}:"] if option.section else _describe(option, width))
+        lines.extend(["", f"{option.key}: {option.meaning}"] if option.section else _describe(option, width))
     lines += ["", "Flags: --help, --version"]
     return "\n".join(lines)
 
@@ -134,4 +134,6 @@ def _written(value: Any) -> str:
     """A default as typed on the command line."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(str, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value).replace(" ", "")

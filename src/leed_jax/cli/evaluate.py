@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from leed_jax.cli.common import exit_on_error, use_compilation_cache
-from leed_jax.config import Config, check_config
+from leed_jax.config import RunConfig, check_config
 from leed_jax.errors import ConfigurationError
 from leed_jax.files import write_whole
 from leed_jax.learning.episodes import Actor, measured_play, random_actor
@@ -89,14 +89,14 @@ def _check_out(out: Path) -> None:
         raise ConfigurationError(f"--out {out}: {why}; name a file in an existing folder.")
 
 
-def _wanted(config: Config, episodes: int | None, seed: int | None) -> Config:
+def _wanted(config: RunConfig, episodes: int | None, seed: int | None) -> RunConfig:
     changes = {name: value for name, value in (("episodes", episodes), ("seed", seed)) if value is not None}
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
     check_config(config)
     return config
 
 
-def evaluate_run(path: Path, config: Config, checkpoint: str = "last") -> dict[str, Any]:
+def evaluate_run(path: Path, config: RunConfig, checkpoint: str = "last") -> dict[str, Any]:
     """Evaluate a checkpoint of a run.
 
     Args:

@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from leed_jax.cli.common import answer_flags, exit_on_error
-from leed_jax.config import RunConfig
-from leed_jax.config import RunConfig as Config
+from leed_jax.config import GenerateConfig, Settings
 from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import check_contract, make_environment
 from leed_jax.demonstrations import instructed
@@ -47,11 +46,6 @@ A written plan is a JSON file with a list of [command, parameter, agent] for at 
 A generation that was stopped continues when the same command is given again: no answered request is repeated, and
 what was spent stays counted.
 """
-# Keys that only training uses.
-HIDDEN = (
-    *("algorithm", "num_seeds", "total_steps", "num_envs", "rollout_steps", "updates_per_chunk", "checkpoint_every"),
-    *("out", "resume", "network", "ppo", "expert", "evaluation"),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    if answer_flags(arguments, ABOUT, RunConfig):
+    if answer_flags(arguments, ABOUT, GenerateConfig):
         return 0
-    config, states_seed = effective_settings(compose_config(arguments))
+    config, states_seed = effective_settings(compose_config(arguments, GenerateConfig))
     make_model(config)
     plain = make_environment(config.env)
     check_contract(config.env["name"], plain)
@@ -106,7 +100,7 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def _nothing_executable(config: Config, result: GenerationResult, problems: list[str], out: Path | None) -> str:
+def _nothing_executable(config: Settings, result: GenerationResult, problems: list[str], out: Path | None) -> str:
     if config.llm.provider == "written":
         return (
             f"llm.path={config.llm.path} holds no executable plan: {' '.join(problems[:5])} Correct the file and give "
@@ -121,7 +115,7 @@ def _nothing_executable(config: Config, result: GenerationResult, problems: list
 
 
 async def _generate(
-    config: Config, environment: InstructedEnvironment, folder: Path, states_seed: int | None, console: Console
+    config: Settings, environment: InstructedEnvironment, folder: Path, states_seed: int | None, console: Console
 ) -> tuple[GenerationResult, Spending | None]:
     """The result and what was paid; None for recorded replies, which are counted with their cost when recorded."""
     meter = meter_for(config, folder / JOURNAL)

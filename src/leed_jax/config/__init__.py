@@ -28,7 +28,6 @@ from leed_jax.config.schema import (
     unread_sections,
 )
 from leed_jax.errors import ConfigurationError
-from leed_jax.learning.config import ALGORITHMS, IMITATING, VALUE_BASED  # noqa: F401
 
 __all__ = [
     "LABELS",
@@ -127,6 +126,3 @@ def unknown_key(key: str, kind: type = RunConfig) -> str:
     near = nearest(key, [option.key for option in options(kind) if not (option.section and "." in key)])
     hint = f" Did you mean {near}?" if near else ""
     return f"{key} is not a key of the configuration.{hint} --help lists all keys."
-
-
-Config = RunConfig

@@ -39,7 +39,8 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
         section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        yield Option(key, default, meanings.get(field.name, ""), int in kinds, str in kinds, section)
+        meaning = inspect.cleandoc(hint.__doc__ or "").splitlines()[0] if section else meanings.get(field.name, "")
+        yield Option(key, default, meaning, int in kinds, str in kinds, section)
         if section:
             yield from options(hint, f"{key}.")
 

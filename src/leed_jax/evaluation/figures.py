@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from leed_jax.config import IMITATING
 from leed_jax.evaluation.results import Comparison
+from leed_jax.learning.config import IMITATING
 
 # For colour-blind readers: Okabe and Ito's, without their yellow, which is too pale for a line, and some of Tol's.
 COLOURS = (

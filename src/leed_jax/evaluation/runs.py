@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leed_jax.config import Config, unread_sections
+from leed_jax.config import RunConfig, unread_sections
 from leed_jax.config.options import one_sentence
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.report.directory import CONFIG, SUMMARY
@@ -156,7 +156,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         settings = flat(values)
         if "env.name" not in settings:
             raise ValueError("it names no environment")
-        typed = OmegaConf.structured(Config(env={}))
+        typed = OmegaConf.structured(RunConfig(env={}))
         known = {*_defaults(), *(key.partition(".")[0] for key in _defaults())}
         for key, value in settings.items():
             # A key that was optional once may be null.
@@ -222,7 +222,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    return flat(dataclasses.asdict(Config(env={})))
+    return flat(dataclasses.asdict(RunConfig(env={})))
 
 
 def differing_settings(

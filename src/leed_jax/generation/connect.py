@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from leed_jax.config import Config, LLMConfig
+from leed_jax.config import LLMConfig, Settings
 from leed_jax.config.environments import make_environment
 from leed_jax.demonstrations import MANIFEST, TRANSCRIPT, find_set, instructed
 from leed_jax.errors import ConfigurationError
@@ -35,7 +35,7 @@ _REMOTE: dict[str, Provider] = {"openai": OpenAI(), "anthropic": Anthropic()}
 
 @contextlib.asynccontextmanager
 async def connect(
-    config: Config, journal: Path, meter: Meter, *, remember_failures: bool = False
+    config: Settings, journal: Path, meter: Meter, *, remember_failures: bool = False
 ) -> AsyncIterator[Journalled]:
     """Enter the model that `config.llm` names, see `make_model`; every reply is kept in a journal.
 
@@ -50,7 +50,7 @@ async def connect(
         yield Journalled(model, Journal(_journal_path(config, journal)), spender, remember_failures=remember_failures)
 
 
-def meter_for(config: Config, journal: Path) -> Meter:
+def meter_for(config: Settings, journal: Path) -> Meter:
     """The configured limits, with what was spent before an interruption counted.
 
     The count is kept in the journal, or in `llm.cache` under the name of the journal's folder.
@@ -66,11 +66,11 @@ def remove_journal(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _journal_path(config: Config, journal: Path) -> Path:
+def _journal_path(config: Settings, journal: Path) -> Path:
     return Path(config.llm.cache).expanduser() if config.llm.cache else journal
 
 
-def make_model(config: Config, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:
+def make_model(config: Settings, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:
     """Make the model that `config.llm` names, to be entered with `async with`; nothing is loaded or sent yet.
 
     Raises:
@@ -97,7 +97,7 @@ def make_model(config: Config, meter: Meter | None = None) -> contextlib.Abstrac
     return ChatClient(remote, llm.model, base_url=llm.base_url, api_key_env=llm.api_key_env, **asking)
 
 
-def model_name(config: Config) -> str:
+def model_name(config: Settings) -> str:
     """The model's name, for folders and records."""
     llm = config.llm
     if llm.provider == "replay":
@@ -134,7 +134,7 @@ def retry_policy(llm: LLMConfig) -> RetryPolicy:
     return RetryPolicy(attempts=llm.max_attempts, total_s=llm.max_attempts * (llm.timeout_s + between))
 
 
-def transcript_path(config: Config) -> Path:
+def transcript_path(config: Settings) -> Path:
     """The transcript that llm=replay answers from: of `llm.path`, or else of `demonstrations.path`.
 
     Raises:

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from leed_jax.config import Config
+from leed_jax.config import Settings
 from leed_jax.errors import LLMError
 from leed_jax.generation.loop import GenerationResult, Round
 from leed_jax.generation.planner import requests_in_round
@@ -22,7 +22,7 @@ _MAX_AGENTS = 8
 class GenerationProgress(LiveLine):
     """Counts replies, and the cost by a meter: one live line on a terminal, a line per round elsewhere."""
 
-    def __init__(self, console: Console, config: Config, meter: Meter) -> None:
+    def __init__(self, console: Console, config: Settings, meter: Meter) -> None:
         super().__init__(console)
         self._config, self._meter = config, meter
         self._total = requests_in_round(config.generate) * config.generate.rounds
@@ -101,7 +101,7 @@ def print_table(console: Console, result: GenerationResult) -> None:
 
 
 def summary_lines(
-    config: Config, environment: InstructedEnvironment, result: GenerationResult, spent: Spending, seconds: float
+    config: Settings, environment: InstructedEnvironment, result: GenerationResult, spent: Spending, seconds: float
 ) -> Iterator[str]:
     """What a generation found and what it cost, a sentence or two each."""
     yield result.stopped
@@ -138,7 +138,7 @@ def _against_control(result: GenerationResult) -> Iterator[str]:
 
 
 def _cost(
-    config: Config, environment: InstructedEnvironment, result: GenerationResult, spent: Spending, seconds: float
+    config: Settings, environment: InstructedEnvironment, result: GenerationResult, spent: Spending, seconds: float
 ) -> Iterator[str]:
     paid, total = spent.usage, result.usage
     cost = f", cost {spent.cost:.4g}" if config.llm.prompt_price + config.llm.completion_price > 0 else ""

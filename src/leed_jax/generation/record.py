@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from leed_jax.config import Config, from_dictionary, to_dictionary
+from leed_jax.config import Settings, from_dictionary, to_dictionary
 from leed_jax.demonstrations import (
     MANIFEST,
     demonstration_key,
@@ -34,7 +34,7 @@ PLOT = "rounds.png"
 _EXECUTION = ("noise", "noise_from", "seed")
 
 
-def output_folder(config: Config) -> Path | None:
+def output_folder(config: Settings) -> Path | None:
     """`generate.out`, or `demos/ENVIRONMENT/MODEL` in the working directory; None for llm=replay without an `out`."""
     if config.generate.out:
         return Path(config.generate.out).expanduser()
@@ -89,7 +89,7 @@ def _check_free(folder: Path) -> None:
         raise RunDirectoryError(f"{folder} is not a folder; choose another one with generate.out=.")
 
 
-def effective_settings(config: Config) -> tuple[Config, int | None]:
+def effective_settings(config: Settings) -> tuple[Settings, int | None]:
     """The settings that a generation runs with, where the provider decides some of them.
 
     A written file is one reply, so it is asked for once. Recorded replies exist only for the settings under which they
@@ -122,12 +122,12 @@ def effective_settings(config: Config) -> tuple[Config, int | None]:
     if how is not None:
         values["generate"]["recorded_episodes"] = how["episodes"]
         values["demonstrations"] |= {name: how.get(name, 0.0) for name in _EXECUTION}
-    return from_dictionary(values), manifest["states_seed"]
+    return from_dictionary(values, type(config)), manifest["states_seed"]  # type: ignore[type-var]
 
 
 def write_set(
     folder: Path,
-    config: Config,
+    config: Settings,
     environment: InstructedEnvironment,
     result: GenerationResult,
     spent: Spending | None = None,
@@ -156,7 +156,7 @@ def spending(result: GenerationResult, spent: Spending | None) -> Spending:
     return Spending(sum(attempt.reply is not None for attempt in result.attempts), result.usage)
 
 
-def _recorded(config: Config, environment: InstructedEnvironment, result: GenerationResult) -> Trajectory | None:
+def _recorded(config: Settings, environment: InstructedEnvironment, result: GenerationResult) -> Trajectory | None:
     plans = [kept.candidate.plan for kept in result.kept if kept.candidate.plan is not None]
     if not plans or not config.generate.recorded_episodes:
         return None
@@ -168,7 +168,7 @@ def _recorded(config: Config, environment: InstructedEnvironment, result: Genera
     return execute_episodes(environment, stack_plans(plans), key, count, how.noise, reset_keys, how.noise_from)
 
 
-def _manifest(config: Config, result: GenerationResult, spent: Spending, with_arrays: bool) -> dict[str, Any]:
+def _manifest(config: Settings, result: GenerationResult, spent: Spending, with_arrays: bool) -> dict[str, Any]:
     omitted = ("out", "prompt", "refresh_every")
     recorded = None
     if with_arrays:

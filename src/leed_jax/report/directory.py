@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leed_jax.config import Config, from_dictionary, to_dictionary
+from leed_jax.config import RunConfig, from_dictionary, to_dictionary, unread_sections
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import LOCK, lock_folder, write_whole, writing
 from leed_jax.report.metrics import check_metrics
@@ -33,13 +33,13 @@ class RunDirectory:
         config: the configuration recorded in it.
     """
 
-    def __init__(self, path: Path, lock: int, config: Config) -> None:
+    def __init__(self, path: Path, lock: int, config: RunConfig) -> None:
         self.path = path
         self.config = config
         self._lock = lock
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> "RunDirectory":
+    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
         """Lock a directory that does not exist or is empty, and record the configuration.
 
         Raises:
@@ -89,7 +89,7 @@ class RunDirectory:
             raise
         return cls(path, lock, config)
 
-    def extend(self, config: Config) -> None:
+    def extend(self, config: RunConfig) -> None:
         """Turn a finished run into a stopped one with another configuration; its summary is kept under another name.
 
         Args:
@@ -117,12 +117,16 @@ class RunDirectory:
         os.close(self._lock)
 
 
-def _write_config(path: Path, config: Config) -> None:
-    values = {**to_dictionary(config), "out": str(path), "resume": None}
+def _write_config(path: Path, config: RunConfig) -> None:
+    unread = unread_sections(config.algorithm, config.generate.refresh_every)
+    if config.demonstrations.path:
+        unread -= {"demonstrations"}  # their return is reported
+    values = {key: value for key, value in to_dictionary(config).items() if key not in unread and key != "resume"}
+    values["out"] = str(path)
     write_whole(path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(values)).encode())
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: Path) -> RunConfig:
     """The configuration that a run directory recorded.
 
     Args:
@@ -149,7 +153,7 @@ def last_checkpoint(path: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def choose_path(config: Config) -> Path:
+def choose_path(config: RunConfig) -> Path:
     """The directory of a new run: `out`, or an unused name below `runs` in the working directory.
 
     Raises:

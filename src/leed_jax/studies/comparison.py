@@ -10,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from leed_jax.config import IMITATING, Config, to_dictionary
+from leed_jax.config import RunConfig, to_dictionary
 from leed_jax.config.environments import complete, make_environment
 from leed_jax.demonstrations import find_set, load_demonstrations
 from leed_jax.errors import ConfigurationError, DemonstrationError, LeedError, RunDirectoryError
 from leed_jax.evaluation import compare, table
 from leed_jax.evaluation.runs import differing_settings, flat, read_summary
+from leed_jax.learning.config import IMITATING
 from leed_jax.report.directory import CONFIG, SUMMARY, check_place, read_config
 from leed_jax.studies.pages import Work, say, time_left, write_page
 from leed_jax.studies.settings import as_text, flat_settings, folder_name
@@ -32,7 +33,7 @@ class PlannedRun:
     point: str  # the point's name; empty where there are none
     variant: str
     path: Path
-    config: Config
+    config: RunConfig
 
     @property
     def label(self) -> str:
@@ -80,7 +81,7 @@ def plan_runs(study: Study) -> list[PlannedRun]:
     return planned
 
 
-def check_inputs(study: Study, configs: Sequence[tuple[str, Config]]) -> None:
+def check_inputs(study: Study, configs: Sequence[tuple[str, RunConfig]]) -> None:
     """Check that the environments and demonstrations of configurations, each with a name, can be loaded.
 
     Raises:
@@ -113,7 +114,7 @@ def _check_distinct(study: Study, planned: Sequence[PlannedRun]) -> None:
 # --- runs that are there already --------------------------------------------------------------------------------
 
 
-def differences(recorded: Config, asked: Config) -> list[str]:
+def differences(recorded: RunConfig, asked: RunConfig) -> list[str]:
     """The settings in which a recorded run differs from the one asked for, in words.
 
     Where files are, and where settings come from, does not count.
@@ -122,7 +123,7 @@ def differences(recorded: Config, asked: Config) -> list[str]:
     return [f"{key}={as_text(one)} there, {key}={as_text(other)} asked for" for key, (one, other) in found.items()]
 
 
-def _comparable(config: Config) -> dict[str, Any]:
+def _comparable(config: RunConfig) -> dict[str, Any]:
     """All settings, with all fields of the environment and the folder of the demonstrations, as runs record them."""
     with contextlib.suppress(ConfigurationError):
         config = dataclasses.replace(config, env=complete(config.env))

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from leed_jax.config import Config
+from leed_jax.config import RunConfig
 from leed_jax.config.compose import compose_config, split_setting, whole_number
 from leed_jax.config.options import nearest, one_sentence, options
 from leed_jax.config.yaml_text import read_mapping
@@ -128,7 +128,7 @@ class Study:
         """Settings of the file for all runs, as text."""
         return {key: as_text(value) for key, value in flat_settings(self.file.settings, "settings").items()}
 
-    def compose(self, where: str, *layers: Mapping[str, Any]) -> list[Config]:
+    def compose(self, where: str, *layers: Mapping[str, Any]) -> list[RunConfig]:
         """The configurations of a variant, one for each group of seeds that is trained side by side.
 
         Args:

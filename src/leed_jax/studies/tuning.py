@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from leed_jax.config import Config, from_dictionary, to_dictionary
+from leed_jax.config import RunConfig, from_dictionary, to_dictionary
 from leed_jax.errors import ConfigurationError, LeedError, RunDirectoryError
 from leed_jax.evaluation.runs import DAMAGE, NUMBER, fault_of, parse_record
 from leed_jax.evaluation.tables import cell, grid
@@ -61,7 +61,7 @@ class Trial:
     variant: str
     number: int  # its place among the variant's settings
     changes: Mapping[str, Any]  # to what the variant's settings have in common
-    configs: tuple[Config, ...]  # one for each group of seeds that is trained side by side
+    configs: tuple[RunConfig, ...]  # one for each group of seeds that is trained side by side
 
     @property
     def seeds(self) -> list[int]:
@@ -131,10 +131,10 @@ class Trained:
     device: dict[str, Any]
 
 
-Trainer = Callable[[Sequence[Config]], Trained]
+Trainer = Callable[[Sequence[RunConfig]], Trained]
 
 
-def train_and_score(configs: Sequence[Config]) -> Trained:
+def train_and_score(configs: Sequence[RunConfig]) -> Trained:
     """Train every seed of a setting in this process, without a run directory, and evaluate the greedy policies.
 
     Ctrl-C and SIGTERM take effect at the end of a chunk. There is one configuration for each group of seeds that are
@@ -158,7 +158,7 @@ def train_and_score(configs: Sequence[Config]) -> Trained:
     return Trained(tuple(returns), steps, versions, describe_device())
 
 
-def _train_group(config: Config, stop: StopSignals) -> tuple[list[float], int]:
+def _train_group(config: RunConfig, stop: StopSignals) -> tuple[list[float], int]:
     """Greedy returns and environment steps of seeds that are trained side by side; none if a signal asks to stop."""
     # The learning curve is not kept, so its episodes need not be played.
     setup = prepare(dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, curve_episodes=0)))
@@ -267,7 +267,7 @@ def read_rows(path: Path, trials: Sequence[Trial]) -> dict[tuple[str, int], Row]
     return rows
 
 
-def _check_same(path: Path, trial: Trial, recorded: Config, seeds: Sequence[int]) -> None:
+def _check_same(path: Path, trial: Trial, recorded: RunConfig, seeds: Sequence[int]) -> None:
     found = differences(recorded, trial.configs[0])
     if seeds != trial.seeds:
         found.append(f"seeds {seeds} there, {trial.seeds} asked for")

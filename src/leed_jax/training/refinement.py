@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from leed_jax.config import Config
+from leed_jax.config import RunConfig
 from leed_jax.demonstrations import DemonstrationSet, load_demonstrations
 from leed_jax.errors import RunDirectoryError
 from leed_jax.files import append_line, write_whole
@@ -171,7 +171,7 @@ class _Conversation:
         setup: Setup,
         program: Program,
         directory: Path,
-        config: Config,
+        config: RunConfig,
         generation: Generation,
         environment: InstructedEnvironment,
     ) -> None:
@@ -221,7 +221,7 @@ class _Conversation:
         )
 
 
-def conversation_settings(config: Config, used: DemonstrationSet) -> Config:
+def conversation_settings(config: RunConfig, used: DemonstrationSet) -> RunConfig:
     """The settings under which better plans are asked for: such that their set can take the place of the one in use.
 
     Args:
