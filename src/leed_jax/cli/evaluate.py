@@ -17,7 +17,7 @@ from rich.table import Table
 from leed_jax.cli.common import exit_on_error, use_compilation_cache
 from leed_jax.config import RunConfig, check_config
 from leed_jax.errors import ConfigurationError
-from leed_jax.files import write_whole
+from leed_jax.files import write_whole, writing
 from leed_jax.learning.episodes import Actor, measured_play, random_actor
 from leed_jax.report.checkpoints import read_parameters
 from leed_jax.report.directory import last_checkpoint, read_config
@@ -78,7 +78,8 @@ def _main(arguments: argparse.Namespace) -> int:
     found = evaluate_run(arguments.run, config, arguments.checkpoint)
     _print(found, arguments.run)
     if arguments.out is not None:
-        write_whole(arguments.out, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+        with writing(arguments.out):
+            write_whole(arguments.out, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
         print(arguments.out)
     return 0
 
