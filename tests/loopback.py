@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from leed_jax.llm import ChatClient, OpenAI
+
 Act = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -85,6 +87,11 @@ async def serving(*script: Act | Choice) -> AsyncIterator[Server]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def client(base_url: str, **settings: Any) -> ChatClient:
+    """A client of such a server, with OpenAI's API."""
+    return ChatClient(OpenAI(), "tiny", base_url=base_url, **settings)
 
 
 def closed_port() -> int:

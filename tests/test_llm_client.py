@@ -17,7 +17,7 @@ from leed_jax.errors import (
     EndpointUnreachableError,
     LLMError,
 )
-from leed_jax.llm import ChatRequest, Journal, Message, OpenAICompatible, Reply, RetryPolicy, Usage
+from leed_jax.llm import ChatRequest, Journal, Message, Reply, RetryPolicy, Usage
 
 KEY = "sk-very-secret-0123456789abcdef"
 ENV = "LEED_TEST_KEY"
@@ -37,7 +37,7 @@ def ask(*script: loopback.Act, request: ChatRequest = ASK, **settings: object) -
     async def run() -> tuple[Reply, loopback.Server]:
         async with loopback.serving(*script) as server:
             options = {"api_key_env": ENV, "retry": QUICK, "response_format": "json_schema", **settings}
-            async with OpenAICompatible(server.base_url, "tiny", **options) as model:
+            async with loopback.client(server.base_url, **options) as model:
                 return await model.complete(request), server
 
     return asyncio.run(run())
@@ -51,7 +51,7 @@ def fail(expected: type[LLMError], *script: loopback.Act, tries: int = 1, **sett
         async with loopback.serving(*script) as server:
             seen.append(server)
             options = {"api_key_env": ENV, "retry": QUICK, "response_format": "json_schema", **settings}
-            async with OpenAICompatible(server.base_url, "tiny", **options) as model:
+            async with loopback.client(server.base_url, **options) as model:
                 await model.complete(ASK)
 
     with pytest.raises(expected) as caught:
@@ -149,7 +149,7 @@ def test_a_closed_port_is_reported_soon_with_the_default_policy() -> None:
     url = f"http://127.0.0.1:{loopback.closed_port()}/v1"
 
     async def run() -> None:
-        async with OpenAICompatible(url, "tiny") as model:
+        async with loopback.client(url) as model:
             await model.complete(ASK)
 
     began = time.monotonic()
@@ -168,7 +168,7 @@ def test_a_machine_that_does_not_answer_is_asked_once() -> None:
         raise httpx.ConnectTimeout("", request=request)
 
     async def run() -> None:
-        async with OpenAICompatible("http://10.0.0.1/v1", "tiny", transport=httpx.MockTransport(silent)) as model:
+        async with loopback.client("http://10.0.0.1/v1", transport=httpx.MockTransport(silent)) as model:
             await model.complete(ASK)
 
     with pytest.raises(EndpointUnreachableError, match="within 5 s"):
@@ -313,7 +313,7 @@ def test_the_key_shows_nowhere(caplog: pytest.LogCaptureFixture, tmp_path: Path)
     assert all(KEY not in repr(vars(record)) for record in caplog.records)
 
     async def entered() -> str:
-        async with OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=ENV) as model:
+        async with loopback.client("http://127.0.0.1:1/v1", api_key_env=ENV) as model:
             return repr(model) + repr(vars(model)) + model.identity
 
     shown = asyncio.run(entered())
@@ -331,7 +331,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("act", [loopback.drip, loopback.refusal(503, headers=["Retry-After: 30"])])
 def test_a_cancelled_request_ends_at_once(act: loopback.Act) -> None:
     async def run() -> None:
-        async with loopback.serving(act) as server, OpenAICompatible(server.base_url, "tiny") as model:
+        async with loopback.serving(act) as server, loopback.client(server.base_url) as model:
             task = asyncio.create_task(model.complete(ASK))
             while not server.received:
                 await asyncio.sleep(0.01)

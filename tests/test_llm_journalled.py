@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import signal
-import sys
 from pathlib import Path
 
 import loopback
 import pytest
-from processes import environment
 
 from leed_jax.errors import (
+    BudgetError,
     ConfigurationError,
     EndpointRefusedError,
     EndpointUnreachableError,
@@ -23,7 +21,6 @@ from leed_jax.llm import (
     Journal,
     Journalled,
     Message,
-    OpenAICompatible,
     Reply,
     RetryPolicy,
     Usage,
@@ -74,12 +71,12 @@ def test_a_known_reply_is_not_asked_for(tmp_path: Path) -> None:
         for text in "aba":
             assert (await first.complete(request(text))).text == text
         assert model.asked == ["a", "b"]
-        assert (first.sent, first.reused, first.usage) == (2, 1, Usage(20, 2))
+        assert (first.sent, first.reused) == (2, 1)
         second = Journalled(again, Journal(tmp_path / "j"))
         for text in "bca":
             assert (await second.complete(request(text))).text == text
         assert again.asked == ["c"]
-        assert (second.sent, second.reused, second.usage) == (1, 2, Usage(10, 1))
+        assert (second.sent, second.reused) == (1, 2)
 
     asyncio.run(run())
 
@@ -110,39 +107,20 @@ def test_equal_requests_at_the_same_time_are_sent_once(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_failure_is_shared_but_not_kept(tmp_path: Path) -> None:
+def test_a_failure_is_not_kept(tmp_path: Path) -> None:
     async def run() -> None:
-        model = Echo(0.05)
+        model = Echo(0.01)
         journalled = Journalled(model, Journal(tmp_path / "j"))
-        outcomes = await complete_all(journalled, [request("fail")] * 3, 3)
+        outcomes = await complete_all(journalled, [request("fail")] * 2, 2)
         assert all(isinstance(outcome, EndpointRefusedError) for outcome in outcomes)
-        assert model.asked == ["fail"]
-        with pytest.raises(EndpointRefusedError):
-            await journalled.complete(request("fail"))
         assert model.asked == ["fail"] * 2
-        assert (journalled.sent, journalled.failed, journalled.reused) == (2, 2, 0)
-        assert journalled.usage == Usage(0, 0)
+        assert (journalled.sent, journalled.reused) == (2, 0)
         assert not (tmp_path / "j").exists()
 
     asyncio.run(run())
 
 
-def test_cancelling_one_of_two_callers_leaves_the_other_its_answer(tmp_path: Path) -> None:
-    async def run() -> None:
-        model = Echo(0.1)
-        journalled = Journalled(model, Journal(tmp_path / "j"))
-        first, second = (asyncio.create_task(journalled.complete(request("a"))) for _ in range(2))
-        await asyncio.sleep(0.02)
-        first.cancel()
-        assert (await second).text == "a"
-        assert first.cancelled()
-        assert model.asked == ["a"]
-        assert model.cancelled == 0
-
-    asyncio.run(run())
-
-
-def test_cancelling_all_callers_cancels_the_request(tmp_path: Path) -> None:
+def test_cancelling_the_callers_cancels_the_request(tmp_path: Path) -> None:
     async def run() -> None:
         model = Echo(30.0)
         journalled = Journalled(model, Journal(tmp_path / "j"))
@@ -219,13 +197,11 @@ def test_progress_that_cannot_be_told_stops_the_rest() -> None:
 def test_two_journals_of_one_file_do_not_ask_at_the_same_time(tmp_path: Path) -> None:
     async def run() -> None:
         model, batch = Echo(0.05), [request(text) for text in "abc"]
-        one, two = (Journalled(model, Journal(tmp_path / "j"), name) for name in ("one", "two"))
+        one, two = (Journalled(model, Journal(tmp_path / "j")) for _ in range(2))
         replies = await asyncio.gather(complete_all(one, batch, 3), complete_all(two, batch[::-1], 3))
         assert replies[0] == replies[1][::-1]
         assert sorted(model.asked) == ["a", "b", "c"]
         assert one.sent + two.sent == one.reused + two.reused == 3
-        journal = Journal(tmp_path / "j")
-        assert (journal.spent("one").calls, journal.spent("two").calls) == (one.sent, two.sent)
 
     asyncio.run(run())
 
@@ -302,7 +278,7 @@ def test_cancelling_the_batch_cancels_its_requests() -> None:
 def test_a_batch_against_a_server_keeps_to_its_concurrency(tmp_path: Path) -> None:
     async def run() -> None:
         act = loopback.after(0.05, loopback.good("x"))
-        async with loopback.serving(act) as server, OpenAICompatible(server.base_url, "tiny", retry=QUICK) as model:
+        async with loopback.serving(act) as server, loopback.client(server.base_url, retry=QUICK) as model:
             requests = [request(str(number)) for number in range(12)]
             journalled = Journalled(model, Journal(tmp_path / "j"))
             replies = await complete_all(journalled, requests, 4)
@@ -317,47 +293,65 @@ def test_a_batch_against_a_server_keeps_to_its_concurrency(tmp_path: Path) -> No
 def test_an_endpoint_that_is_down_gives_values() -> None:
     async def run() -> list[Reply | LLMError]:
         url = f"http://127.0.0.1:{loopback.closed_port()}/v1"
-        async with OpenAICompatible(url, "tiny", retry=QUICK) as model:
+        async with loopback.client(url, retry=QUICK) as model:
             return await complete_all(model, [request("a"), request("b")], 2)
 
     assert [type(outcome) for outcome in asyncio.run(run())] == [EndpointUnreachableError] * 2
 
 
-RUNS = """
-import asyncio, sys
-from leed_jax.llm import *
-async def main(url, path):
-    async with OpenAICompatible(url, "tiny", api_key_env=None) as model:
-        journalled = Journalled(model, Journal(path))
-        for number in range(4):
-            await journalled.complete(ChatRequest((Message("user", str(number)),)))
-        print(journalled.sent, journalled.reused)
-asyncio.run(main(*sys.argv[1:]))
-"""
+class Script(Echo):
+    """Answers number n with a reply for True in its script, otherwise with that error."""
+
+    def __init__(self, *script: bool | LLMError) -> None:
+        super().__init__()
+        self.script = script
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        reply = await super().complete(request)
+        outcome = self.script[int(reply.text)]
+        if isinstance(outcome, LLMError):
+            raise outcome
+        return reply
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_run_goes_on_without_asking_again(tmp_path: Path) -> None:
-    async def start(url: str) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-c", RUNS, url, str(tmp_path / "j")]
-        return await asyncio.create_subprocess_exec(*command, env=environment(), stdout=asyncio.subprocess.PIPE)
+ASKS = [request(str(number)) for number in range(4)]
+MIXED = (True, EndpointRefusedError("é no"), BudgetError("cap"), True)
+FINE = (True, True, True, True)
 
-    async def run() -> None:
-        stuck = loopback.after(60, loopback.good("never"))
-        async with loopback.serving(loopback.good("0"), loopback.good("1"), stuck, loopback.good("late")) as server:
-            first = await start(server.base_url)
-            async with asyncio.timeout(30):
-                while len(server.received) < 3:
-                    await asyncio.sleep(0.01)
-            first.kill()
-            await first.communicate()
-            assert first.returncode == -signal.SIGKILL
-            second = await start(server.base_url)
-            output, _ = await second.communicate()
-            assert output.split() == [b"2", b"2"]
-            asked = [item.data["messages"][0]["content"] for item in server.received]
-            assert asked == ["0", "1", "2", "2", "3"]
-        journal = Journal(tmp_path / "j")
-        assert len(journal) == 4
 
-    asyncio.run(run())
+def outcomes(model: Journalled) -> list[Reply | LLMError]:
+    return asyncio.run(complete_all(model, ASKS, 1))
+
+
+def shown(found: list[Reply | LLMError]) -> list[str]:
+    return [getattr(outcome, "text", str(outcome)) for outcome in found]
+
+
+def test_a_closed_round_ends_the_same_way_again(tmp_path: Path) -> None:
+    # The replies are in a cache that is shared, the failures in a journal of one's own.
+    cache, own = tmp_path / "cache", tmp_path / "own"
+    first = Journalled(Script(*MIXED), Journal(cache), Journal(own))
+    first.close_round(ASKS, outcomes(first))
+    # A reply that somebody else got since does not matter.
+    other = Journalled(Script(*FINE), Journal(cache), Journal(tmp_path / "other"))
+    assert shown(outcomes(other)) == ["0", "1", "2", "3"]
+    again = Journalled(Script(*FINE), Journal(cache), Journal(own))
+    found = outcomes(again)
+    assert shown(found) == ["0", "é no", "2", "3"]
+    assert (again.sent, again.reused) == (0, 3)
+    size = own.stat().st_size
+    again.close_round(ASKS, found)
+    assert own.stat().st_size == size
+
+
+@pytest.mark.parametrize("case", ["nothing was answered", "not closed", "not asked for"])
+def test_what_is_not_noted_is_sent_again(tmp_path: Path, case: str) -> None:
+    script = [EndpointRefusedError("no")] * 4 if case == "nothing was answered" else MIXED
+    journal = Journal(tmp_path / "j")
+    first = Journalled(Script(*script), journal, None if case == "not asked for" else journal)
+    found = outcomes(first)
+    if case != "not closed":
+        first.close_round(ASKS, found)
+    model = Script(*FINE)
+    assert shown(outcomes(Journalled(model, Journal(tmp_path / "j"), journal))) == ["0", "1", "2", "3"]
+    assert "1" in model.asked

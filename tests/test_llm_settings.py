@@ -3,17 +3,19 @@
 import asyncio
 import email.utils
 import math
+import random
 import time
 from typing import Literal
 
+import loopback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leed_jax.errors import ConfigurationError, EndpointRefusedError
-from leed_jax.llm import ChatModel, ChatRequest, Message, OpenAICompatible, RetryPolicy
-from leed_jax.llm.excerpts import Secret, check_variable_name, excerpt
-from leed_jax.llm.retry import AttemptError, Backoff, retry_after
+from leed_jax.llm import ChatModel, ChatRequest, Message, RetryPolicy
+from leed_jax.llm.keys import Secret, check_variable_name, excerpt
+from leed_jax.llm.retry import AttemptError, Attempts, retry_after
 
 KEY = "sk-very-secret-0123456789abcdef"
 ASK = ChatRequest((Message("user", "Hi"),))
@@ -34,7 +36,7 @@ def test_an_unintelligible_wait_is_none(text: str) -> None:
 
 def test_a_key_in_place_of_its_name_is_refused_unseen() -> None:
     with pytest.raises(ConfigurationError, match="api_key_env") as caught:
-        OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=KEY)
+        loopback.client("http://127.0.0.1:1/v1", api_key_env=KEY)
     assert KEY not in str(caught.value)
 
 
@@ -64,16 +66,23 @@ def test_names_that_are_no_keys(name: str | None, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_waits_are_spread_but_not_beyond_the_end(
-    kind: Literal["connect", "transient"], asked: float | None, left: float, expected: float | bool
+    kind: Literal["connect", "transient"],
+    asked: float | None,
+    left: float,
+    expected: float | bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The longest draw of each interval.
-    backoff = Backoff(RetryPolicy(), lambda: left, jitter=lambda _, most: most)
-    assert backoff(AttemptError(EndpointRefusedError, "p", "m", kind, asked)) == expected
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    error = AttemptError(EndpointRefusedError, "p", "a", kind, asked)
+    attempts = Attempts(RetryPolicy(), [error])
+    monkeypatch.setattr(attempts, "time_left", lambda: left)
+    assert attempts(error) == expected
 
 
 def test_a_wait_is_never_shorter_than_asked_for() -> None:
-    backoff = Backoff(RetryPolicy(), lambda: math.inf)
-    waits = [backoff(AttemptError(EndpointRefusedError, "p", "m", "transient", 5.0)) for _ in range(50)]
+    attempts = Attempts(RetryPolicy())
+    waits = [attempts(AttemptError(EndpointRefusedError, "p", "a", "transient", 5.0)) for _ in range(50)]
     assert all(5.0 <= wait <= 6.0 for wait in waits)
     assert len(set(waits)) > 1
 
@@ -95,13 +104,13 @@ def test_a_wait_is_never_shorter_than_asked_for() -> None:
 )
 def test_an_unusable_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"llm\.base_url") as caught:
-        OpenAICompatible(url, "tiny")
+        loopback.client(url)
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://h.test/v1", "http://h.test/v1/", " http://h.test/v1 "])
 def test_slashes_and_spaces_around_the_address_do_not_matter(url: str) -> None:
-    assert OpenAICompatible(url, "tiny").url == "http://h.test/v1/chat/completions"
+    assert loopback.client(url).url == "http://h.test/v1/chat/completions"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,7 @@ def test_slashes_and_spaces_around_the_address_do_not_matter(url: str) -> None:
 )
 def test_unusable_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        OpenAICompatible("http://h.test/v1", "tiny", **settings)
+        loopback.client("http://h.test/v1", **settings)
 
 
 def test_unusable_policies() -> None:
@@ -124,7 +133,7 @@ def test_a_broken_proxy_variable_is_reported_without_its_password(monkeypatch: p
         monkeypatch.setenv(name, "gopher://user:hunter2@h.test")
 
     async def run() -> None:
-        async with OpenAICompatible("http://h.test/v1", "tiny"):
+        async with loopback.client("http://h.test/v1"):
             pass
 
     with pytest.raises(ConfigurationError, match="ALL_PROXY") as caught:
@@ -134,7 +143,7 @@ def test_a_broken_proxy_variable_is_reported_without_its_password(monkeypatch: p
 
 def test_the_client_must_be_entered_once() -> None:
     async def run() -> None:
-        model = OpenAICompatible("http://127.0.0.1:1/v1", "tiny", api_key_env=None)
+        model = loopback.client("http://127.0.0.1:1/v1", api_key_env=None)
         assert isinstance(model, ChatModel)
         with pytest.raises(RuntimeError, match="async with"):
             await model.complete(ASK)

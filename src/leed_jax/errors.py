@@ -18,7 +18,6 @@
           +-- EndpointReplyError         it answers, but not as the API says
           +-- BudgetError                a limit of calls, tokens or money is reached
           +-- ReplayError                recorded replies do not hold this one
-          +-- RememberedError            it failed before, in a round that is closed
 
 Messages are one paragraph: what is wrong, where, and what to do about it. The command lines print the message alone and
 exit with status 2.
@@ -95,7 +94,3 @@ class BudgetError(LLMError):
 
 class ReplayError(LLMError):
     """Recorded replies hold none to a request."""
-
-
-class RememberedError(LLMError):
-    """A request failed before the work was interrupted; the message is that of then. It was not sent again."""

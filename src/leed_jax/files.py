@@ -34,6 +34,29 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get(variable) or default) / "leed_jax"
 
 
+def lock(handle: int, *, wait: bool = False) -> bool:
+    """Lock an open file for this process, until it is closed or the process ends, however it ends.
+
+    Args:
+        handle: the file's descriptor.
+        wait: whether to wait while another process, or another descriptor in this one, holds the lock.
+
+    Returns:
+        Whether it is locked; without `wait`, False if somebody else holds the lock.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second on Windows
+        return False
+    return True
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file atomically: readers, and a restart after a crash, find all of it or the file of before."""
     partial = path.with_name(path.name + ".partial")
@@ -92,15 +115,10 @@ def lock_folder(folder: Path) -> int | None:
         OSError: the file cannot be created.
     """
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the second on Windows
-        os.close(handle)
-        return None
-    return handle
+    if lock(handle):
+        return handle
+    os.close(handle)
+    return None
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +27,6 @@ from leed_jax.llm import (
     Replay,
     RetryPolicy,
     resumed_meter,
-    spender_of,
 )
 
 JOURNAL = "replies.jsonl"
@@ -41,33 +41,42 @@ async def connect(
 
     Args:
         config: the configuration.
-        journal: the journal, unless `llm.cache` is set.
+        journal: where failures of earlier rounds are kept, and replies, too, unless `llm.cache` is set.
         meter: the limits of what is sent.
         remember_failures: whether a request that failed in an earlier round fails again, unsent, after an interruption.
+
+    Raises:
+        ConfigurationError: a setting is missing or cannot work.
+        DemonstrationError: with llm=replay, there is no such demonstration set.
+        RunDirectoryError: the journal cannot be read.
     """
     async with make_model(config, meter) as model:
-        spender = spender_of(journal.parent, shared=bool(config.llm.cache)) if remember_failures else ""
-        yield Journalled(model, Journal(_journal_path(config, journal)), spender, remember_failures=remember_failures)
+        own = Journal(journal)
+        replies = Journal(Path(config.llm.cache).expanduser()) if config.llm.cache else own
+        yield Journalled(model, replies, own if remember_failures else None)
 
 
 def meter_for(config: Settings, journal: Path) -> Meter:
     """The configured limits, with what was spent before an interruption counted.
 
-    The count is kept in the journal, or in `llm.cache` under the name of the journal's folder.
+    Args:
+        config: the configuration.
+        journal: the journal in the folder of the generation, or of the run that it belongs to. It keeps the count, also
+            where `llm.cache` is set.
+
+    Raises:
+        ConfigurationError: a limit is out of range.
+        RunDirectoryError: the journal cannot be read.
     """
     values = {field.name: getattr(config.llm, field.name) for field in dataclasses.fields(Limits)}
-    spender = spender_of(journal.parent, shared=bool(config.llm.cache))
-    return resumed_meter(Limits(**values), Journal(_journal_path(config, journal)), spender)
+    return resumed_meter(Limits(**values), Journal(journal))
 
 
 def remove_journal(folder: Path) -> None:
     """Remove the journal of a generation whose replies are all in the transcript, or are of no use."""
-    for name in (JOURNAL, f"{JOURNAL}.lock"):
+    for name in (JOURNAL, f"{JOURNAL}.lock"):  # earlier versions made the second one
         (folder / name).unlink(missing_ok=True)
-
-
-def _journal_path(config: Settings, journal: Path) -> Path:
-    return Path(config.llm.cache).expanduser() if config.llm.cache else journal
+    shutil.rmtree(folder / f"{JOURNAL}.claims", ignore_errors=True)
 
 
 def make_model(config: Settings, meter: Meter | None = None) -> contextlib.AbstractAsyncContextManager[ChatModel]:

@@ -1,11 +1,11 @@
-"""A client of one model behind the HTTP API of any provider."""
+"""A client of one model behind the HTTP API of any provider: sending, retrying, limits."""
 
 import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, cast
 
@@ -13,18 +13,25 @@ import httpx
 import stamina
 
 from leed_jax.errors import ConfigurationError, EndpointRefusedError, EndpointReplyError, EndpointUnreachableError
-from leed_jax.llm.address import check_key_is_safe, checked_base_url, is_loopback
-from leed_jax.llm.excerpts import Secret, check_variable_name, excerpt, kept_from_logs, read_key
-from leed_jax.llm.limits import Meter, Ticket
-from leed_jax.llm.messages import ChatRequest, Reply, Usage
-from leed_jax.llm.openai import OpenAI
-from leed_jax.llm.provider import Provider
-from leed_jax.llm.retry import AttemptError, Backoff, FailureKind, RetryPolicy, is_transient, retry_after
-from leed_jax.llm.structured import Ladder, is_cut, keeps_to, refuses_rung
-from leed_jax.llm.wire import refusal_mend
+from leed_jax.llm.formats import FallbackFormat, is_cut, keeps_to, refuses_format
+from leed_jax.llm.keys import (
+    Secret,
+    check_key_is_safe,
+    check_variable_name,
+    checked_base_url,
+    excerpt,
+    is_loopback,
+    read_key,
+    redacted_logs,
+)
+from leed_jax.llm.limits import Limits, Meter, Ticket
+from leed_jax.llm.messages import ChatRequest, Reply
+from leed_jax.llm.provider import Provider, advice
+from leed_jax.llm.retry import AttemptError, Attempts, FailureKind, RetryPolicy, is_transient, retry_after
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_REFUSAL_BYTES = 16 * 1024
+_SLOW_ADVICE = "Raise llm.timeout_s, lower llm.max_tokens or llm.concurrency, or use a faster model."
 _log = logging.getLogger(__name__)
 
 
@@ -36,10 +43,10 @@ class ChatClient:
         async with ChatClient(Anthropic(), "claude-haiku-4-5") as model:
             reply = await model.complete(ChatRequest((Message("user", "Hello"),)))
 
-    Passing failures (no connection, a broken one, no answer in time, an answer that cannot be read, and the status
+    Transient failures (no connection, a broken one, no answer in time, an answer that cannot be read, and the status
     codes 408, 409, 429 and 5xx) are tried again as the policy says; when it gives up, the last failure is raised. What
-    the endpoint turns out not to take is left out from then on: a way to ask for structured output (see `Ladder`), the
-    name of the field for the length, a temperature, a seed.
+    the endpoint refuses is left out from then on: a response format (see `FallbackFormat`), the name of the field for
+    the length, the temperature, the seed.
 
     Args:
         provider: The API that the endpoint speaks.
@@ -50,10 +57,10 @@ class ChatClient:
             entered, sent to this endpoint only, and shown nowhere.
         timeout_s: Seconds that one attempt may take from start to end.
         connect_timeout_s: Seconds, of those, that connecting may take; at most half of them.
-        response_format: How a request's schema is passed on: a rung of the provider, or "auto" for the strictest that
-            the endpoint takes.
+        response_format: How a request's schema is passed on: one of the provider's formats, or "auto" for the strictest
+            that the endpoint takes.
         retry: How often to try, with what waits, and for how long in all.
-        meter: The limits that each attempt is subject to; None for no limits.
+        meter: The limits of the attempts; None for no limits.
         max_reply_bytes: Largest answer that is read.
         transport: What carries the requests, for tests; None for the network.
 
@@ -92,14 +99,14 @@ class ChatClient:
         usual = provider.key_env if self._own_address else ""
         self.api_key_env = usual if api_key_env is None else api_key_env
         self.timeout_s = timeout_s
-        # Half, so that the two cannot end together: no connection and a slow answer are told apart.
+        # Half, so that no connection and a slow answer can be distinguished.
         self.connect_timeout_s = min(connect_timeout_s, timeout_s / 2)
         self.response_format = response_format
         self.retry = retry or RetryPolicy()
         self.max_reply_bytes = max_reply_bytes
-        self._ladder = Ladder(response_format, provider.rungs, self.url)
+        self._format = FallbackFormat(response_format, provider.formats, self.url)
         self._dialect = provider.dialect(self._base.host)
-        self._meter = meter
+        self._meter = meter or Meter(Limits())
         self._transport = transport
         self._secret = Secret("")
         self._client: httpx.AsyncClient | None = None
@@ -115,8 +122,8 @@ class ChatClient:
 
     @property
     def response_format_now(self) -> str:
-        """How the schema of the next request is passed on; with "auto" it may have gone down from where it began."""
-        return self._ladder.now
+        """The response format of the next request; with "auto", the strictest that has not failed."""
+        return self._format.now
 
     async def __aenter__(self) -> Self:
         if self._client is not None:
@@ -127,16 +134,16 @@ class ChatClient:
             raise ConfigurationError(
                 f"{self._base.host} wants a key; set the environment variable {self.api_key_env} to yours."
             )
-        # Plain bytes: an answer of a known size cannot grow beyond the bound while it is unpacked.
+        # No compression: an answer of a known size cannot grow beyond the bound while it is unpacked.
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         try:
             client = httpx.AsyncClient(
                 headers=headers | self.provider.headers(self._secret),
-                # Waiting for a free connection is the caller's concurrency, not the endpoint's slowness.
+                # Waiting for a free connection is due to the caller's concurrency, not to the endpoint.
                 timeout=httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s, pool=None),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
                 transport=self._transport,
-                # A proxy cannot reach a server on this machine, however the environment is set up.
+                # A proxy cannot reach a server on this machine.
                 trust_env=not is_loopback(self._base.host),
             )
         except (ValueError, ImportError, OSError) as error:
@@ -145,7 +152,7 @@ class ChatClient:
                 f"The connection to {self.url} cannot be set up ({type(error).__name__}); check the proxy and "
                 "certificate variables of the environment (HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE)."
             ) from None
-        self._resources.enter_context(kept_from_logs(self._secret))
+        self._resources.enter_context(redacted_logs(self._secret))
         self._client = await self._resources.enter_async_context(client)
         return self
 
@@ -173,31 +180,35 @@ class ChatClient:
                 temperature.
             RuntimeError: The client was not entered (`async with`).
         """
-        if self._client is None:
-            raise RuntimeError("This client is closed; use it inside `async with`.")
+        self._opened()
         if request.temperature > self.provider.max_temperature:
             raise ConfigurationError(
                 f"llm.temperature is {request.temperature:g}; {self.provider.name} takes 0 to "
                 f"{self.provider.max_temperature:g}."
             )
-        asking = _Asking(request, self._client)
+        attempts = Attempts(self.retry)
         try:
-            async with asyncio.timeout(self.retry.total_s) as asking.bound:
-                return await self._try(asking)
+            async with asyncio.timeout(self.retry.total_s) as attempts.bound:
+                return await self._try(request, attempts)
         except AttemptError as error:
-            # The chain ends here: the HTTP library's error holds the request, and with it the key.
-            raise error.last(len(asking.failures)) from None
+            # No chained error: the HTTP library's error holds the request, and with it the key.
+            raise error.last(len(attempts.failures)) from None
         except TimeoutError:
-            earlier = f"; the attempt before: {asking.failures[-1].problem}" if asking.failures else ""
+            earlier = f"; the attempt before: {attempts.failures[-1].problem}" if attempts.failures else ""
             raise EndpointUnreachableError(
-                f"{self.url} gave no answer within {self.retry.total_s:g} s in all{earlier}. {_SLOW_MEND}"
+                f"{self.url} gave no answer within {self.retry.total_s:g} s in all{earlier}. {_SLOW_ADVICE}"
             ) from None
 
-    async def _try(self, asking: "_Asking") -> Reply:
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("This client is closed; use it inside `async with`.")
+        return self._client
+
+    async def _try(self, request: ChatRequest, attempts: Attempts) -> Reply:
         """Attempt until one succeeds or the policy gives up."""
         policy = self.retry
         async for attempt in stamina.retry_context(
-            on=Backoff(policy, asking.time_left),
+            on=attempts,
             attempts=policy.attempts,
             timeout=None,
             wait_initial=policy.wait_initial_s,
@@ -206,86 +217,85 @@ class ChatClient:
         ):
             with attempt:
                 try:
-                    return await self._adapt(asking)
+                    return await self._adapt(request, attempts)
                 except AttemptError as error:
-                    asking.failures.append(error)
+                    attempts.failures.append(error)
                     raise
         raise AssertionError("stamina ended without a result")
 
-    async def _adapt(self, asking: "_Asking") -> Reply:
-        """Attempt once, or as often as the endpoint names something that it does not take and that can be left out."""
-        schema = asking.request.response_schema
-        rung, dialect = self._ladder.now if schema is not None else "none", self._dialect
+    async def _adapt(self, request: ChatRequest, attempts: Attempts) -> Reply:
+        """Attempt once, or as often as the endpoint refuses something that can be left out or worded otherwise."""
+        schema = request.response_schema
+        response_format, dialect = self._format.now if schema is not None else "none", self._dialect
         while True:
-            body = self.provider.body(self.model, asking.request, rung, dialect)
+            body = self.provider.body(self.model, request, response_format, dialect)
+            has_format = schema is not None and response_format != "none"
             try:
-                reply = await self._attempt(asking, body, formatted=schema is not None and rung != "none")
+                async with self._admitted(request, attempts) as ticket:
+                    reply = await self._attempt(body, ticket, has_format=has_format)
             except AttemptError as error:
-                # What this endpoint wants holds for all requests; a rung counts as refused when a lower one is taken.
-                other = dialect.after(error.status, error.said)
+                other = dialect.after(error.status, error.body)
                 if other is not None:
                     if other != self._dialect:
                         _log.warning("%s. Requests leave that out, or rename it, from now on.", error.problem)
                     self._dialect = dialect = other
                     continue
-                lower = self._ladder.below(rung) if schema is not None else None
-                if lower is None or not refuses_rung(error.status, error.said):
+                # Only when the fallback is accepted was it the format that was refused.
+                fallback = self._format.after(response_format) if schema is not None else None
+                if fallback is None or not refuses_format(error.status, error.body):
                     raise
-                rung = lower
+                response_format = fallback
                 continue
-            return reply if schema is None else self._judged(reply, asking.request, rung)
+            return reply if schema is None else self._checked(reply, request, response_format)
 
-    def _judged(self, reply: Reply, request: ChatRequest, rung: str) -> Reply:
-        """Note what a reply shows about its rung. It is returned however it is: it was paid for."""
-        self._ladder.accepted(rung)
-        sent = self.provider.schema_sent(request.response_schema or {}, rung)
-        if not is_cut(reply, request.max_tokens) and not keeps_to(reply.text, rung, sent):
-            self._ladder.ignored(rung)
-        return replace(reply, response_format=rung)
+    def _checked(self, reply: Reply, request: ChatRequest, response_format: str) -> Reply:
+        """Note what a reply shows about its response format; it is returned in any case, as it was paid for."""
+        self._format.accepted(response_format)
+        sent = self.provider.schema_sent(request.response_schema or {}, response_format)
+        if not is_cut(reply, request.max_tokens) and not keeps_to(reply.text, response_format, sent):
+            self._format.ignored(response_format)
+        return replace(reply, response_format=response_format)
 
-    async def _attempt(self, asking: "_Asking", body: bytes, *, formatted: bool) -> Reply:
-        async with self._admitted(asking) as ticket:
-            try:
-                # httpx bounds each read only; this bounds an answer that drips.
-                async with asyncio.timeout(self.timeout_s):
-                    response, data, whole = await self._post(asking.client, body)
-            except httpx.ConnectTimeout:
-                ticket.refused()
-                # Final, because it has taken seconds already and a machine that is off stays so.
-                raise self._unreachable(f"does not answer within {self.connect_timeout_s:g} s", "final") from None
-            except httpx.ConnectError as error:
-                ticket.refused()
-                raise self._unreachable(f"cannot be connected to ({self._quote(error)})", "connect") from None
-            except (TimeoutError, httpx.TimeoutException):
-                problem = f"{self.url} did not finish its answer within {self.timeout_s:g} s"
-                raise AttemptError(EndpointUnreachableError, problem, _SLOW_MEND, "transient") from None
-            except httpx.DecodingError:
-                raise self._unusable("is compressed, and damaged", b"") from None
-            except httpx.HTTPError as error:
-                raise self._unreachable(f"broke the connection off ({self._quote(error)})", "transient") from None
-            if not response.is_success:
-                ticket.refused()
-                raise self._refused(response, data, formatted=formatted)
-            if not whole:
-                raise self._unusable(f"is larger than {self.max_reply_bytes} bytes", data)
-            reply = self._read(data)
-            ticket.settle(reply.usage)
-            return reply
+    async def _attempt(self, body: bytes, ticket: Ticket, *, has_format: bool) -> Reply:
+        try:
+            # httpx bounds each read only; this bounds an answer that drips.
+            async with asyncio.timeout(self.timeout_s):
+                response, data, whole = await self._post(body)
+        except httpx.ConnectTimeout:
+            ticket.refused()
+            # Final, because it has taken seconds already and a machine that is off stays so.
+            raise self._unreachable(f"does not answer within {self.connect_timeout_s:g} s", "final") from None
+        except httpx.ConnectError as error:
+            ticket.refused()
+            raise self._unreachable(f"cannot be connected to ({self._quote(error)})", "connect") from None
+        except (TimeoutError, httpx.TimeoutException):
+            problem = f"{self.url} did not finish its answer within {self.timeout_s:g} s"
+            raise AttemptError(EndpointUnreachableError, problem, _SLOW_ADVICE, "transient") from None
+        except httpx.DecodingError:
+            raise self._unusable("is compressed, and damaged", b"") from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(f"broke the connection off ({self._quote(error)})", "transient") from None
+        if not response.is_success:
+            ticket.refused()
+            raise self._refused(response, data, has_format=has_format)
+        if not whole:
+            raise self._unusable(f"is larger than {self.max_reply_bytes} bytes", data)
+        reply = self._read(data)
+        ticket.settle(reply.usage)
+        return reply
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, asking: "_Asking") -> AsyncIterator["Ticket | _FreeTicket"]:
-        """Wait for the meter, with the bound of the whole request standing still."""
-        if self._meter is None:
-            yield _FreeTicket()
-            return
-        async with contextlib.AsyncExitStack() as stack:
-            with asking.standing_still():
-                ticket = await stack.enter_async_context(self._meter.admit(asking.request))
+    async def _admitted(self, request: ChatRequest, attempts: Attempts) -> AsyncIterator[Ticket]:
+        """Wait for the meter, which does not count for the time of the whole request."""
+        left = attempts.time_left()
+        attempts.set_time_left(math.inf)
+        async with self._meter.admit(request) as ticket:
+            attempts.set_time_left(left)
             yield ticket
 
-    async def _post(self, client: httpx.AsyncClient, body: bytes) -> tuple[httpx.Response, bytes, bool]:
+    async def _post(self, body: bytes) -> tuple[httpx.Response, bytes, bool]:
         """Send one request; return the answer, as much of its body as is allowed, and whether that is all of it."""
-        async with client.stream("POST", self.url, content=body) as response:
+        async with self._opened().stream("POST", self.url, content=body) as response:
             limit = self.max_reply_bytes if response.is_success else _MAX_REFUSAL_BYTES
             data = bytearray()
             async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_bytes())) as chunks:
@@ -300,81 +310,27 @@ class ChatClient:
             reply = self.provider.read(data, self.model)
         except ValueError as error:
             raise self._unusable(str(error), data) from None
-        clean = self._secret.redact_answer
-        reason = None if reply.finish_reason is None else clean(reply.finish_reason)
-        return replace(reply, text=clean(reply.text), finish_reason=reason, model=clean(reply.model))
+        redact = self._secret.redact_answer
+        reason = None if reply.finish_reason is None else redact(reply.finish_reason)
+        return replace(reply, text=redact(reply.text), finish_reason=reason, model=redact(reply.model))
 
-    def _refused(self, response: httpx.Response, data: bytes, *, formatted: bool) -> AttemptError:
-        status, said = response.status_code, data.decode("utf-8", errors="replace")
+    def _refused(self, response: httpx.Response, data: bytes, *, has_format: bool) -> AttemptError:
+        status, text = response.status_code, data.decode("utf-8", errors="replace")
         wait = retry_after(dict(response.headers))
         asked = "" if wait is None else f", asking to wait {wait:.1f} s"
         problem = f"{self.url} answered with status {status}{asked}: {excerpt(data, self._secret)}"
-        mend = refusal_mend(status, said, self.api_key_env, has_key=bool(self._secret), has_format=formatted)
+        what_to_do = advice(status, text, self.api_key_env, has_key=bool(self._secret), has_format=has_format)
         kind: FailureKind = "transient" if is_transient(status) else "final"
-        return AttemptError(EndpointRefusedError, problem, mend, kind, wait, status, said)
+        return AttemptError(EndpointRefusedError, problem, what_to_do, kind, wait, status, text)
 
     def _unreachable(self, problem: str, kind: FailureKind) -> AttemptError:
-        mend = "Start the server, or set llm.base_url to the address where it listens."
-        return AttemptError(EndpointUnreachableError, f"{self.url} {problem}", mend, kind)
+        what_to_do = "Start the server, or set llm.base_url to the address where it listens."
+        return AttemptError(EndpointUnreachableError, f"{self.url} {problem}", what_to_do, kind)
 
     def _unusable(self, problem: str, data: bytes) -> AttemptError:
         begin = f"; it begins {excerpt(data, self._secret)}" if data else ""
-        mend = "Check that llm.provider, llm.base_url and llm.model name what the endpoint serves."
-        return AttemptError(EndpointReplyError, f"The answer of {self.url} {problem}{begin}", mend, "transient")
+        what_to_do = "Check that llm.provider, llm.base_url and llm.model name what the endpoint serves."
+        return AttemptError(EndpointReplyError, f"The answer of {self.url} {problem}{begin}", what_to_do, "transient")
 
     def _quote(self, error: Exception) -> str:
         return excerpt(str(error) or type(error).__name__, self._secret)
-
-
-class OpenAICompatible(ChatClient):
-    """A `ChatClient` of an endpoint that speaks OpenAI's API: OpenAI, vLLM, Ollama, llama.cpp and others.
-
-    Args:
-        base_url: Where the API begins, for example `http://127.0.0.1:8081/v1`; empty for OpenAI.
-        model: The model's name at the endpoint.
-        **settings: The other arguments of `ChatClient`.
-
-    Raises:
-        ConfigurationError: A setting is unusable.
-    """
-
-    def __init__(self, base_url: str, model: str, **settings: object) -> None:
-        super().__init__(OpenAI(), model, base_url=base_url, **settings)  # type: ignore[arg-type]
-
-
-_SLOW_MEND = "Raise llm.timeout_s, lower llm.max_tokens or llm.concurrency, or use a faster model."
-
-
-@dataclass
-class _Asking:
-    """One request on its way: what failed so far, and the time that is left."""
-
-    request: ChatRequest
-    client: httpx.AsyncClient
-    failures: list[AttemptError] = field(default_factory=list)
-    bound: asyncio.Timeout | None = None
-
-    def time_left(self) -> float:
-        """Return the seconds until the bound of the whole request."""
-        end = None if self.bound is None else self.bound.when()
-        return math.inf if end is None else end - asyncio.get_running_loop().time()
-
-    @contextlib.contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Stop the time meanwhile."""
-        left = self.time_left()
-        if self.bound is not None:
-            self.bound.reschedule(None)
-        yield
-        if self.bound is not None:
-            self.bound.reschedule(asyncio.get_running_loop().time() + left)
-
-
-class _FreeTicket:
-    """A ticket where there is no meter."""
-
-    def settle(self, usage: Usage) -> None:
-        """Take no notice."""
-
-    def refused(self) -> None:
-        """Take no notice."""

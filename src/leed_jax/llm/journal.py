@@ -1,74 +1,55 @@
-"""The replies received so far, on disk before anyone uses them."""
+"""Replies on disk before anyone uses them, and a model that asks nothing twice."""
 
 import asyncio
 import contextlib
-import errno
+import json
+import operator
 import os
-import sys
-import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from leed_jax.errors import RunDirectoryError
-from leed_jax.llm.claims import NO_LOCKS, Claims
-from leed_jax.llm.entries import Entry, read_entry, written
-from leed_jax.llm.limits import Spending
-from leed_jax.llm.messages import Reply, Usage
-
-if sys.platform != "win32":
-    import fcntl
+from leed_jax.errors import BudgetError, ConfigurationError, LLMError, RunDirectoryError
+from leed_jax.files import lock
+from leed_jax.llm.limits import Limits, Meter, Spending
+from leed_jax.llm.messages import ChatModel, ChatRequest, Reply, Usage, request_key
 
 _FIRST_WAIT_S = 0.02
 _LONGEST_WAIT_S = 0.5
-# Says that the line before it may have been cut short.
-_CUT = b'{"cut":true}\n'
+# Earlier versions wrote this behind a line that was cut short, where the file system has no locks.
+_CUT = b'{"cut":true}'
 
 
 class Journal:
-    """An append-only file of replies, of failures and of what was spent, one JSON object a line.
+    """An append-only file of replies, failures and charges, one JSON object a line.
 
-    A line is one of these:
+    - A reply: `{"key": ..., "reply": {...}}`. The first one to a request counts.
+    - Failures of a closed round: `{"closed": {KEY: ERROR}}`.
+    - A change of what was spent: `{"calls": ..., "prompt_tokens": ..., "completion_tokens": ...}`.
 
-    - a reply, `{"key": ..., "reply": {...}}`, with the name of its `spender` if it has one;
-    - a change of what a spender has spent,
-      `{"spender": ..., "calls": ..., "prompt_tokens": ..., "completion_tokens": ...}`;
-    - the failures of a round that a spender has closed, `{"spender": ..., "closed": {KEY: ERROR}}`, or null in place of
-      them to forget all so far.
-
-    A reply is on disk (`fsync`) before `record` returns, so that neither a crash nor `kill -9` makes it necessary to
-    ask for it again. A last line that such an end cut short is passed over, and removed by the next one to write.
-    Several processes may share a file where the file system has locks; each sees the others' replies. The first reply
-    to a request stands. In memory there is only where each reply is, and the failures.
-
-    On Windows, and where the file system has no locks, half a line may be one that somebody is about to finish. So it
-    is left where it is: the next to write ends it, and puts the line `{"cut":true}` behind it. Before such a line, and
-    nowhere else, a line that cannot be read is passed over.
-
-    The calls block for the length of an `fsync`, on purpose: they cannot be cancelled half way.
+    A reply is on disk (`fsync`) before `record` returns, so that it is not asked for again after `kill -9`. What such
+    an end leaves of a last line is ignored, and removed by the next write. Several processes of one machine may share a
+    file: they lock it to read and write, and each sees what the others wrote. One instance is for one thread; its calls
+    block, on purpose: they cannot be cancelled half way.
 
     Args:
-        path: The file. It is made, with its folder, by the first line; `claim` makes an empty `PATH.lock` beside it.
+        path: The file. It is made, with its folder, by the first line. Beside it, `claim` makes a folder `PATH.claims`.
 
     Raises:
-        RunDirectoryError: The file cannot be read, or a whole line of it is damaged.
+        RunDirectoryError: The file cannot be read, or a line of it is damaged.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._claims = Claims(self.path.with_name(self.path.name + ".lock"))
-        self._places: dict[str, tuple[int, int]] = {}  # offset and length of the line
-        self._charged: dict[str, Spending] = {}
-        self._replied: dict[str, Spending] = {}
-        self._failures: dict[str, dict[str, str]] = {}
-        self._end = 0  # behind the last whole line read
+        self._replies: dict[str, Reply] = {}
+        self._failures: dict[str, str] = {}
+        self._spent = Spending()
         self._lines = 0
-        self._mutex = threading.Lock()
-        with self._mutex, self._explained("read"):
-            self._refresh()
+        self._end = 0  # behind the last whole line
+        self._refresh()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._replies)
 
     def __repr__(self) -> str:
         return f"Journal({str(self.path)!r}, replies={len(self)})"
@@ -80,297 +61,275 @@ class Journal:
             key: The `request_key` of the request.
 
         Raises:
-            RunDirectoryError: The file cannot be read any more, or a whole line of it is damaged.
+            RunDirectoryError: The file cannot be read any more, or a line of it is damaged.
         """
-        with self._mutex, self._explained("read"):
-            if key not in self._places:
-                self._refresh()
-            return self._stored(key) if key in self._places else None
+        if key not in self._replies:
+            self._refresh()
+        return self._replies.get(key)
 
-    def record(self, key: str, reply: Reply, spender: str = "") -> Reply:
-        """Write a reply to disk, unless the journal has one for this key already.
+    def record(self, key: str, reply: Reply) -> Reply:
+        """Write a reply to disk, unless there is one for this key already.
 
         Args:
             key: The `request_key` of the request.
             reply: What came back.
-            spender: On whose account; empty for nobody's.
 
         Returns:
-            The reply that stands for this key: the given one, or the one that was there first. Use this one.
+            The reply to use: the given one, or the one that was there first.
 
         Raises:
-            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
+            RunDirectoryError: It cannot be written, or a line of the file is damaged.
         """
-        line = {"key": key, "reply": reply.to_dict(), **({"spender": spender} if spender else {})}
-        with self._writing() as (descriptor, locked):
-            if key not in self._places:
-                self._append(descriptor, line, synced=True, locked=locked)
-            return self._stored(key)
+        with self._writing() as append:
+            if key not in self._replies:
+                append({"key": key, "reply": reply.to_dict()}, True)
+        return self._replies[key]
 
-    def close_round(self, spender: str, failures: Mapping[str, str]) -> None:
-        """Note which requests failed for good in a round whose outcomes are about to be used.
+    def failure(self, key: str) -> str | None:
+        """Return the error that a request ended in, in a closed round; None if in none."""
+        return self._failures.get(key)
 
-        What comes after a round depends on which of its requests failed. To go on with the same requests after an
-        interruption, a spender asks `failure` first, and does not send those again. Only a round in which something
-        was answered should be closed: if everything failed, trying again is what a restart is for.
-
-        It is on disk before this returns. Without failures, nothing is written.
-
-        Args:
-            spender: Who closes it; nobody else sees it.
-            failures: The errors, by the `request_key` of the requests.
+    def close_round(self, failures: Mapping[str, str]) -> None:
+        """Write down, by key, which requests of a round failed for good; without failures, nothing is written.
 
         Raises:
-            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
+            RunDirectoryError: It cannot be written, or a line of the file is damaged.
         """
-        with self._writing() as (descriptor, locked):
-            known = self._failures.get(spender, {})
-            fresh = {key: error for key, error in failures.items() if key not in known}
-            if fresh:
-                self._append(descriptor, {"spender": spender, "closed": fresh}, synced=True, locked=locked)
+        fresh = {key: error for key, error in failures.items() if key not in self._failures}
+        if fresh:
+            with self._writing() as append:
+                append({"closed": fresh}, True)
 
-    def failure(self, key: str, spender: str) -> str | None:
-        """Return the error that a request ended in, in one of the spender's closed rounds; None if in none.
-
-        Args:
-            key: The `request_key` of the request.
-            spender: As given to `close_round`.
-
-        Raises:
-            RunDirectoryError: The file cannot be read any more, or a whole line of it is damaged.
-        """
-        with self._mutex, self._explained("read"):
-            if key not in self._failures.get(spender, {}):
-                self._refresh()
-            return self._failures.get(spender, {}).get(key)
-
-    def forget_failures(self, spender: str) -> None:
-        """Forget the failures of a spender's rounds so far, so that those requests are sent again.
-
-        Raises:
-            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
-        """
-        with self._writing() as (descriptor, locked):
-            if self._failures.get(spender):
-                self._append(descriptor, {"spender": spender, "closed": None}, synced=True, locked=locked)
-
-    def charge(self, spender: str, calls: int, usage: Usage) -> None:
-        """Note a change of what a spender has spent.
+    def charge(self, calls: int, usage: Usage) -> None:
+        """Write down a change of what was spent.
 
         It survives the process as soon as this returns, and a power failure from the next `record` on.
 
         Args:
-            spender: On whose account.
             calls: Attempts more.
-            usage: Tokens more, or less where more had been noted than were taken.
+            usage: Tokens more, or less where more had been reserved than were taken.
 
         Raises:
-            RunDirectoryError: It cannot be written, or a whole line of the file is damaged.
+            RunDirectoryError: It cannot be written, or a line of the file is damaged.
         """
-        line = {"spender": spender, "calls": calls, **usage.to_dict()}
-        with self._writing() as (descriptor, locked):
-            self._append(descriptor, line, synced=False, locked=locked)
+        with self._writing() as append:
+            append({"calls": calls, **usage.to_dict()}, False)
 
-    def spent(self, spender: str) -> Spending:
-        """Return what a spender has spent so far, by all processes together; the cost is left at 0.
-
-        Each attempt that a `resumed_meter` lets through is counted. Without one, only the attempts that ended in a
-        recorded reply are known.
-
-        Args:
-            spender: As given to `record` and `charge`.
+    def spent(self) -> Spending:
+        """Return the sum of all charges, of all processes; the cost is left at 0.
 
         Raises:
-            RunDirectoryError: The file cannot be read any more, or a whole line of it is damaged.
+            RunDirectoryError: The file cannot be read any more, or a line of it is damaged.
         """
-        with self._mutex, self._explained("read"):
-            self._refresh()
-            charged = self._charged.get(spender, Spending())
-            replied = self._replied.get(spender, Spending())
-        # A reply is part of what was charged for it, if that was done at all.
-        prompt = max(charged.usage.prompt_tokens, replied.usage.prompt_tokens)
-        completion = max(charged.usage.completion_tokens, replied.usage.completion_tokens)
-        return Spending(max(charged.calls, replied.calls), Usage(prompt, completion))
+        self._refresh()
+        return self._spent
 
     @contextlib.asynccontextmanager
     async def claim(self, key: str) -> AsyncIterator[None]:
-        """Wait until nobody else, in any process, holds this key, and hold it for the length of the context.
+        """Wait until no other task and no other process holds this key, and hold it while the context lasts.
 
-        Whoever held it before may have recorded a reply, so look again before asking. On Windows, and where the file
-        system has no locks, other processes are not seen: the same request may then be sent by two at the same time.
+        A claim is a lock on a file, which ends with its process, however that ends. Whoever held it before may have
+        recorded a reply, so look again before asking.
 
         Args:
             key: The `request_key` of a request about to be sent.
 
         Raises:
-            RunDirectoryError: The side file cannot be written.
+            RunDirectoryError: The file cannot be made or locked.
         """
+        path = self.path.with_name(f"{self.path.name}.claims") / key
         wait = _FIRST_WAIT_S
-        while not self._take(key):
+        while (handle := self._try_claim(path)) is None:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
         try:
             yield
         finally:
-            self._claims.give_back(key)
+            path.unlink(missing_ok=True)
+            os.close(handle)
 
-    def _take(self, key: str) -> bool:
-        with self._explained("written"):
+    def _try_claim(self, path: Path) -> int | None:
+        with self._explained(), contextlib.ExitStack() as on_failure:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            on_failure.callback(os.close, handle)
+            if not lock(handle):
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                # Otherwise it was deleted by its last holder, between opening and locking.
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    on_failure.pop_all()
+                    return handle
+        return None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Callable[[Mapping[str, Any], bool], None]]:
+        """Lock the file and read what others wrote; yields what appends a line, and syncs it if its flag is set."""
+        with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self._claims.take(key)
+            with self.path.open("ab+") as file:
+                lock(file.fileno(), wait=True)
+                self._read(file)
 
-    def _append(self, descriptor: int, data: Mapping[str, Any], *, synced: bool, locked: bool) -> None:
-        """Write one line, and wait until it is on disk if asked; on an error, leave the file as it was if possible."""
-        rest = written(data)
-        if locked:
-            # Whoever wrote half a line is dead: the living hold the lock until their line is whole.
-            os.ftruncate(descriptor, self._end)
-        elif not _ends_a_line(descriptor):
-            rest = b"\n" + _CUT + rest
-        try:
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-                if rest and not locked:
-                    # Others may have written meanwhile, so the rest would not come behind its beginning.
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if synced:
-                os.fsync(descriptor)
-        except OSError:
-            if locked:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, self._end)
-            raise
-        self._refresh()
+                def append(data: Mapping[str, Any], sync: bool) -> None:
+                    line = json.dumps(data, separators=(",", ":")).encode("ascii")
+                    file.truncate(self._end)  # what a killed process left of a line
+                    file.write(line + b"\n")
+                    file.flush()
+                    if sync:
+                        os.fsync(file.fileno())
+                    self._take([line])
+
+                yield append
 
     def _refresh(self) -> None:
+        with self._explained():
+            try:
+                with self.path.open("rb") as file:
+                    lock(file.fileno(), wait=True)
+                    self._read(file)
+            except FileNotFoundError:
+                if self._end:
+                    raise self._replaced() from None
+
+    def _read(self, file: BinaryIO) -> None:
         """Read the whole lines that were added since the last time."""
-        try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._end:
-                    raise self._altered()
-                file.seek(self._end)
-                self._read_on(file)
-        except FileNotFoundError:
-            if self._end:
-                raise self._altered() from None
+        if os.fstat(file.fileno()).st_size < self._end:
+            raise self._replaced()
+        file.seek(self._end)
+        *lines, _ = file.read().split(b"\n")
+        self._take(lines)
 
-    def _read_on(self, file: BinaryIO) -> None:
-        unread = b""
-        for line in file:
-            if not line.endswith(b"\n"):  # cut short, or still being written
-                break
-            if line == _CUT:
-                self._end += len(unread)
-                self._lines += bool(unread)
-                unread = b""
-            elif unread:
-                break
-            elif (entry := read_entry(line)) is None:
-                unread = line
-                continue
-            else:
-                self._take_over(entry, len(line))
-            self._end += len(line)
+    def _take(self, lines: Sequence[bytes]) -> None:
+        for line, following in zip(lines, [*lines[1:], b""], strict=False):
+            try:
+                if following != _CUT:
+                    self._take_one(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigurationError):
+                raise RunDirectoryError(
+                    f"Line {self._lines + 1} of the journal {self.path} is damaged; restore the file from a copy, or "
+                    "delete that line, whose request is then sent again."
+                ) from None
+            self._end += len(line) + 1
             self._lines += 1
-        if unread:
-            raise RunDirectoryError(
-                f"Line {self._lines + 1} of the journal {self.path} is damaged; restore the file from a copy, or "
-                "delete that line, whose request is then sent again."
-            )
 
-    def _take_over(self, entry: Entry, length: int) -> None:
-        """Note where the reply of the next line is, what was spent, and what failed."""
-        account = self._charged if entry.reply is None else self._replied
-        if entry.reply is not None:
-            self._places.setdefault(entry.key, (self._end, length))
-        if entry.spender:
-            account[entry.spender] = account.get(entry.spender, Spending()) + entry.spending
-        if entry.forgets:
-            self._failures.pop(entry.spender, None)
-        for key, error in entry.failures.items():
-            self._failures.setdefault(entry.spender, {}).setdefault(key, error)
+    def _take_one(self, data: Mapping[str, Any]) -> None:
+        # Lines of earlier versions also have the name of a "spender", which is ignored.
+        if "key" in data:
+            self._replies.setdefault(data["key"], Reply.from_dict(data["reply"]))
+        elif "closed" in data:
+            closed = data["closed"]  # null forgets those before
+            self._failures = {} if closed is None else self._failures | closed
+        elif data != json.loads(_CUT):
+            counts = (operator.index(data[name]) for name in ("calls", "prompt_tokens", "completion_tokens"))
+            calls, prompt, completion = counts
+            self._spent += Spending(calls, Usage(prompt, completion))
 
-    def _stored(self, key: str) -> Reply:
-        """Read the reply of a known key."""
-        offset, length = self._places[key]
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                entry = read_entry(file.read(length))
-        except FileNotFoundError:
-            raise self._altered() from None
-        if entry is None or entry.key != key or entry.reply is None:
-            raise self._altered()
-        return entry.reply
-
-    def _altered(self) -> RunDirectoryError:
+    def _replaced(self) -> RunDirectoryError:
         return RunDirectoryError(
             f"The journal {self.path} was shortened, replaced or deleted while in use; start the run again, and "
             "leave the file alone while it runs."
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple[int, bool]]:
-        """Open the file for appending, alone among threads and processes, and up to date with what others wrote.
-
-        Yields:
-            The file, and whether other processes are really kept out.
-        """
-        with self._mutex, self._explained("written"), self._opened() as descriptor:
-            locked = _lock(descriptor)
-            self._refresh()
-            yield descriptor, locked
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self.path, flags, 0o666)
-        try:
-            if os.fstat(descriptor).st_size == 0:
-                _sync_folder(self.path.parent)
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise RunDirectoryError(
-                f"The journal {self.path} cannot be {verb} ({error.strerror or error}); check the path, its "
-                "permissions and the free space."
+                f"The journal {self.path} cannot be read, written or locked ({error.strerror or error}); check the "
+                "path, its permissions and the free space."
             ) from error
 
 
-def _lock(descriptor: int) -> bool:
-    """Keep other processes from appending until the file is closed or the process ends; say whether there are locks."""
-    if sys.platform == "win32":
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
+def resumed_meter(limits: Limits, journal: Journal) -> Meter:
+    """Return a meter that goes on from what a journal says was spent, and notes there all that it lets through.
+
+    What was reserved for attempts on their way when a process was killed stays spent, so that the caps hold over any
+    number of restarts. Rates begin anew.
+
+    Args:
+        limits: The limits.
+        journal: Where the count is kept.
+
+    Raises:
+        RunDirectoryError: The journal cannot be read.
+    """
+    return Meter(limits, journal.spent(), ledger=journal.charge)
 
 
-def _ends_a_line(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    if size == 0:
-        return True
-    os.lseek(descriptor, size - 1, os.SEEK_SET)
-    return os.read(descriptor, 1) == b"\n"
+class Journalled:
+    """A `ChatModel` that answers from a journal what the journal holds, and asks another model for the rest.
 
+    A request that another task or process with the same journal has on its way is waited for.
 
-def _sync_folder(folder: Path) -> None:
-    """Put a new file's name on disk too; Windows does that by itself."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Args:
+        model: The model to ask.
+        journal: Where the replies are kept.
+        rounds: The journal in which `close_round` notes failures; None notes none. The prompts of a later round depend
+            on which requests failed in the earlier ones. So that an interrupted generation asks the same again, and
+            finds its replies in the journal, requests that failed in a closed round fail again, unsent.
+
+    Attributes:
+        sent: Requests passed on to the model, failed ones included.
+        reused: Requests answered from the journal.
+    """
+
+    def __init__(self, model: ChatModel, journal: Journal, rounds: Journal | None = None) -> None:
+        self._model, self._journal, self._rounds = model, journal, rounds
+        self.sent = 0
+        self.reused = 0
+
+    @property
+    def identity(self) -> str:
+        """The identity of the model behind it: the journal changes no answer."""
+        return self._model.identity
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        """Answer a request from the journal, or ask the model and keep its reply.
+
+        Args:
+            request: What to ask.
+
+        Returns:
+            The reply that the journal holds for this request from now on.
+
+        Raises:
+            LLMError: The model gave no usable answer, now or in a closed round.
+            RunDirectoryError: The journal cannot be read or written.
+        """
+        key = request_key(self.identity, request)
+        failure = None if self._rounds is None else self._rounds.failure(key)
+        if failure is not None:
+            raise LLMError(failure)
+        reply = self._journal.get(key)
+        if reply is None:
+            async with self._journal.claim(key):
+                reply = self._journal.get(key)
+                if reply is None:
+                    self.sent += 1
+                    return self._journal.record(key, await self._model.complete(request))
+        self.reused += 1
+        return reply
+
+    def close_round(self, requests: Sequence[ChatRequest], outcomes: Sequence[Reply | LLMError]) -> None:
+        """Note which requests of a round failed for good, before anything is made of its outcomes.
+
+        Nothing is noted of a round without any reply, which is worth another try, nor of a `BudgetError`, as a cap may
+        be raised.
+
+        Args:
+            requests: What was asked.
+            outcomes: What came of each, as `complete_all` returns it.
+
+        Raises:
+            RunDirectoryError: The journal cannot be written.
+        """
+        if self._rounds is not None and any(isinstance(outcome, Reply) for outcome in outcomes):
+            self._rounds.close_round(
+                {
+                    request_key(self.identity, request): str(outcome)
+                    for request, outcome in zip(requests, outcomes, strict=True)
+                    if isinstance(outcome, LLMError) and not isinstance(outcome, BudgetError)
+                }
+            )

@@ -3,20 +3,20 @@
 import asyncio
 import contextlib
 import math
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from functools import partial
+
+from aiolimiter import AsyncLimiter
 
 from leed_jax.errors import BudgetError, ConfigurationError
-from leed_jax.llm.messages import ChatRequest, Usage, encoded
+from leed_jax.llm.messages import ChatRequest, Usage, to_json
 
 _MINUTE_S = 60.0
 _POLL_S = 0.05
 _BYTES_PER_TOKEN = 3.0
-# In a shorter prompt, the tokens that an endpoint adds around it count for too much.
-_TELLING_BYTES = 300
+# In shorter prompts, the tokens that an endpoint adds around them count for too much.
+_LEAST_BYTES_TO_LEARN_FROM = 300
 _PRICE_UNIT = 1_000_000
 
 
@@ -24,15 +24,15 @@ _PRICE_UNIT = 1_000_000
 class Limits:
     """Rates that are waited for, and caps that end the asking; None is no limit.
 
-    An attempt is one request sent once: a request that is tried three times takes three of them.
-    Rates are kept by each process for itself, and anew after a restart; caps hold over both with a `resumed_meter`.
+    An attempt is one request sent once: a request that is tried three times takes three of them. Each process has its
+    own rates, which begin anew with it; caps hold over restarts with a `resumed_meter`.
 
     Attributes:
-        requests_per_minute: Attempts in any minute, at most.
-        tokens_per_minute: Tokens read and written in any minute, at most.
-        max_calls: Attempts in all, at most.
-        max_total_tokens: Tokens read and written in all, at most.
-        max_cost: Money in all, at most, in the unit of the prices.
+        requests_per_minute: Most attempts in any minute. They are spaced evenly.
+        tokens_per_minute: Most tokens read and written in any minute.
+        max_calls: Most attempts in all.
+        max_total_tokens: Most tokens read and written in all.
+        max_cost: Most money in all, in the unit of the prices.
         prompt_price: Price of a million tokens read.
         completion_price: Price of a million tokens written.
 
@@ -68,7 +68,7 @@ class Limits:
             )
 
     def cost(self, usage: Usage) -> float:
-        """Return what so many tokens cost."""
+        """Return what these tokens cost."""
         return (usage.prompt_tokens * self.prompt_price + usage.completion_tokens * self.completion_price) / _PRICE_UNIT
 
 
@@ -78,7 +78,7 @@ class Spending:
 
     Attributes:
         calls: Attempts that were sent.
-        usage: Tokens that they took, or may have taken where no answer said so.
+        usage: Tokens that they took, or may have taken where no answer says so.
         cost: The money, in the unit of the prices.
     """
 
@@ -91,15 +91,15 @@ class Spending:
 
 
 def estimated_usage(request: ChatRequest, bytes_per_token: float = _BYTES_PER_TOKEN) -> Usage:
-    """Return the tokens that a request takes at most, more or less, before any tokenizer has seen it.
+    """Estimate, without a tokenizer, the most tokens that a request takes.
 
     The schema counts as part of the prompt, as endpoints put it there, and the answer is taken to be as long as it may
     be.
 
     Args:
         request: The request.
-        bytes_per_token: Bytes of the prompt that make a token. Three are on the safe side for English and code and
-            about right for scripts with more bytes to a character; where there are many figures it may be fewer.
+        bytes_per_token: Bytes of the prompt per token. Three are on the safe side for English and code and about right
+            for scripts with more bytes to a character; digits may take fewer.
     """
     return Usage(math.ceil(_prompt_bytes(request) / bytes_per_token), request.max_tokens)
 
@@ -107,106 +107,89 @@ def estimated_usage(request: ChatRequest, bytes_per_token: float = _BYTES_PER_TO
 def _prompt_bytes(request: ChatRequest) -> int:
     size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
     if request.response_schema is not None:
-        size += len(encoded(request.to_dict()["response_schema"], sort_keys=False))
+        size += len(to_json(request.to_dict()["response_schema"]))
     return size
 
 
+@dataclass
 class Ticket:
-    """The right to send one attempt. Exactly one of the two methods is called, or none; a second call is an error."""
+    """The right to send one attempt.
 
-    def __init__(self, close: Callable[[Usage], None], reserved: Usage, learn: Callable[[int], None]) -> None:
-        self._close = close
-        self._learn = learn
-        self._reserved = reserved
-        self._open = True
+    Attributes:
+        usage: The tokens that the attempt is charged with: the reservation, until its end is reported.
+        counted: Tokens of the prompt as the endpoint counted them; 0 if it did not.
+    """
+
+    usage: Usage
+    counted: int = 0
 
     def settle(self, usage: Usage) -> None:
-        """Replace the reservation by the tokens that an answer took.
-
-        Args:
-            usage: The endpoint's own count. No tokens read, or none written, means that it does not count those; what
-                was reserved for them stands then.
-        """
-        prompt = usage.prompt_tokens or self._reserved.prompt_tokens
-        completion = usage.completion_tokens or self._reserved.completion_tokens
-        self._end(Usage(prompt, completion))
-        self._learn(usage.prompt_tokens)
+        """Charge the tokens that an answer took, as the endpoint counted them; a count of 0 keeps the reservation."""
+        self.counted = usage.prompt_tokens
+        self.usage = Usage(
+            usage.prompt_tokens or self.usage.prompt_tokens, usage.completion_tokens or self.usage.completion_tokens
+        )
 
     def refused(self) -> None:
-        """Give the reservation back: there was no connection, or an error status, and nothing was read or written."""
-        self._end(Usage())
+        """Charge no tokens: there was no connection, or an error status."""
+        self.usage = Usage()
 
-    def leave(self) -> None:
-        """Charge the reservation, unless the ticket was used up: an answer may have been paid for unseen."""
-        if self._open:
-            self._end(self._reserved)
 
-    def _end(self, usage: Usage) -> None:
-        if not self._open:
-            raise RuntimeError("This ticket is used up; every attempt needs its own.")
-        self._open = False
-        self._close(usage)
+@dataclass
+class _Slot:
+    """Tokens that were taken at some moment."""
+
+    at: float
+    tokens: int
 
 
 class Meter:
-    """Lets attempts through as the limits allow, and counts what they take.
+    """Lets attempts through as the limits allow, in order, and counts what they take.
 
-    One meter belongs to one event loop at a time, and knows only the attempts that go through it: rates are kept by
-    each process for itself, and anew after a restart. Requests are let through in the order in which they came.
-
-    What is reserved for a prompt is computed from its bytes. Where the endpoint counts more tokens to the same bytes,
-    the meter takes that for all requests after it.
+    A meter belongs to one event loop. It reserves tokens for a prompt by its bytes; where an endpoint counts more
+    tokens per byte than expected, it does so too from then on.
 
     Args:
         limits: The limits.
         spent: What was spent before, by an attempt to do the same that was interrupted. Its cost is computed again
             from its tokens, at the prices of `limits`.
-        ledger: Is told each change of the spending, before the attempt is sent and after it has ended, so that a
-            count on disk survives the process. What is reserved counts as spent until the attempt has ended.
-        clock: Seconds from any start; for tests.
-        sleep: Waits so many seconds; for tests.
+        ledger: Called with each change of the spending (attempts and tokens), before an attempt is sent and after it
+            has ended, so that a count on disk survives the process. Reservations count as spent.
+
+    Attributes:
+        limits: The limits.
+        reserved: Tokens that the attempts on their way may take.
     """
 
     def __init__(
-        self,
-        limits: Limits,
-        spent: Spending | None = None,
-        *,
-        ledger: Callable[[int, Usage], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        self, limits: Limits, spent: Spending | None = None, *, ledger: Callable[[int, Usage], None] | None = None
     ) -> None:
         self.limits = limits
+        self.reserved = Usage()
         before = spent or Spending()
-        self._calls, self._usage, self._reserved = before.calls, before.usage, Usage()
-        self._bytes_per_token = _BYTES_PER_TOKEN
+        self._calls, self._usage = before.calls, before.usage
         self._ledger = ledger
-        self._clock, self._sleep = clock, sleep
-        self._requests = _Window.per_minute(limits.requests_per_minute)
-        self._tokens = _Window(limits.tokens_per_minute, _MINUTE_S)
-        self._queue: deque[object] = deque()
+        self._bytes_per_token = _BYTES_PER_TOKEN
+        rate = limits.requests_per_minute
+        # A larger burst would let up to twice the rate through in the first minute.
+        self._requests = None if rate is None else AsyncLimiter(1, _MINUTE_S / rate)
+        self._tokens: deque[_Slot] = deque()
+        self._turn = asyncio.Lock()
 
     @property
     def spent(self) -> Spending:
         """Attempts let through so far, and the tokens and the cost of those that have ended."""
         return Spending(self._calls, self._usage, self.limits.cost(self._usage))
 
-    @property
-    def reserved(self) -> Usage:
-        """Tokens that the attempts on their way may take."""
-        return self._reserved
-
     @contextlib.asynccontextmanager
     async def admit(self, request: ChatRequest) -> AsyncIterator[Ticket]:
-        """Wait until one attempt of a request may be sent, and hold its place for the length of the context.
-
-        Leaving the context with the ticket unused charges the whole reservation.
+        """Wait until one attempt of a request may be sent, and hold its reservation while the context lasts.
 
         Args:
             request: What is to be sent.
 
         Yields:
-            The ticket, on which to report how the attempt ended.
+            The ticket, on which to report how the attempt ended; otherwise the reservation is charged.
 
         Raises:
             BudgetError: A cap leaves no room for it, or it alone is more than `tokens_per_minute`.
@@ -214,32 +197,48 @@ class Meter:
         """
         estimate = estimated_usage(request, self._bytes_per_token)
         self._check(estimate)
-        # Taken before the wait: whoever comes later must see that this room is gone.
+        # Reserved before the wait, so that later requests see that this room is taken.
         self._calls += 1
-        self._reserved += estimate
+        self.reserved += estimate
         try:
-            slot = await self._turn(estimate.total)
+            slot = await self._wait(estimate.total)
             self._note(1, estimate)
         except BaseException:
             self._calls -= 1
-            self._reserved -= estimate
+            self.reserved -= estimate
             raise
-
-        def close(usage: Usage) -> None:
-            self._reserved -= estimate
-            self._usage += usage
-            self._tokens.correct(slot, usage.total)
-            self._note(0, usage - estimate)
-
-        ticket = Ticket(close, estimate, partial(self._learn, _prompt_bytes(request)))
+        ticket = Ticket(estimate)
         try:
             yield ticket
         finally:
-            ticket.leave()
+            self.reserved -= estimate
+            self._usage += ticket.usage
+            slot.tokens = ticket.usage.total
+            self._learn(_prompt_bytes(request), ticket.counted)
+            self._note(0, ticket.usage - estimate)
+
+    async def _wait(self, tokens: int) -> _Slot:
+        """Wait for the rates, first come, first served."""
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            if self._requests is not None:
+                await self._requests.acquire()
+            # Polled, because an attempt that ends with fewer tokens than reserved makes room early.
+            while not self._has_room(loop.time(), tokens):
+                await asyncio.sleep(_POLL_S)
+            slot = _Slot(loop.time(), tokens)
+            if self.limits.tokens_per_minute is not None:
+                self._tokens.append(slot)
+            return slot
+
+    def _has_room(self, now: float, tokens: int) -> bool:
+        while self._tokens and self._tokens[0].at + _MINUTE_S <= now:
+            self._tokens.popleft()
+        limit = self.limits.tokens_per_minute
+        return limit is None or sum(slot.tokens for slot in self._tokens) + tokens <= limit
 
     def _learn(self, size: int, tokens: int) -> None:
-        """Take over an endpoint's count of a prompt's tokens where it is more than was expected."""
-        if size >= _TELLING_BYTES and tokens:
+        if size >= _LEAST_BYTES_TO_LEARN_FROM and tokens:
             self._bytes_per_token = max(1.0, min(self._bytes_per_token, size / tokens))
 
     def _check(self, estimate: Usage) -> None:
@@ -251,94 +250,18 @@ class Meter:
             )
         if limits.max_calls is not None and self._calls + 1 > limits.max_calls:
             raise _over("max_calls", limits.max_calls, f"{self._calls} attempts were sent")
-        counted = self._usage + self._reserved
+        counted = self._usage + self.reserved
         if limits.max_total_tokens is not None and counted.total + tokens > limits.max_total_tokens:
-            known = (
-                f"{self._usage.total} tokens are spent, {self._reserved.total} are reserved by attempts on their way"
-            )
-            raise _over("max_total_tokens", limits.max_total_tokens, f"{known}, and it may take {tokens}")
+            count = f"{self._usage.total} tokens are spent, {self.reserved.total} are reserved by attempts on their way"
+            raise _over("max_total_tokens", limits.max_total_tokens, f"{count}, and it may take {tokens}")
         if limits.max_cost is not None and limits.cost(counted + estimate) > limits.max_cost:
-            spent, reserved, more = (f"{limits.cost(usage):.6g}" for usage in (self._usage, self._reserved, estimate))
-            known = f"{spent} is spent, {reserved} is reserved by attempts on their way"
-            raise _over("max_cost", limits.max_cost, f"{known}, and it may cost {more}")
+            spent, reserved, more = (f"{limits.cost(usage):.6g}" for usage in (self._usage, self.reserved, estimate))
+            count = f"{spent} is spent, {reserved} is reserved by attempts on their way"
+            raise _over("max_cost", limits.max_cost, f"{count}, and it may cost {more}")
 
     def _note(self, calls: int, usage: Usage) -> None:
         if self._ledger is not None and (calls, usage) != (0, Usage()):
             self._ledger(calls, usage)
-
-    async def _turn(self, tokens: int) -> "_Slot":
-        """Wait for the rates, first come, first served, and take the place."""
-        me = object()
-        self._queue.append(me)
-        try:
-            while (pause := self._pause(me, tokens)) > 0:
-                # Short, because an attempt that ends with fewer tokens than reserved opens the way early.
-                await self._sleep(min(pause, _POLL_S))
-        finally:
-            self._queue.remove(me)
-        now = self._clock()
-        self._requests.take(now, 1)
-        return self._tokens.take(now, tokens)
-
-    def _pause(self, me: object, tokens: int) -> float:
-        if self._queue[0] is not me:
-            return _POLL_S
-        now = self._clock()
-        return max(self._requests.wait(now, 1), self._tokens.wait(now, tokens))
-
-
-@dataclass
-class _Slot:
-    """An amount that was taken at some moment."""
-
-    at: float
-    amount: int
-    counted: bool = True
-
-
-class _Window:
-    """At most `limit` in any stretch of `period` seconds, with amounts that may turn out to be others later on."""
-
-    def __init__(self, limit: float | None, period: float) -> None:
-        self._limit = math.inf if limit is None else limit
-        self._period = period
-        self._slots: deque[_Slot] = deque()
-        self._sum = 0
-
-    @classmethod
-    def per_minute(cls, rate: float | None) -> "_Window":
-        """Return a window for things that cannot be divided: 1.5 a minute are 2 in 80 seconds."""
-        return cls(None, _MINUTE_S) if rate is None else cls(float(math.ceil(rate)), _MINUTE_S * math.ceil(rate) / rate)
-
-    def wait(self, now: float, amount: int) -> float:
-        """Return the seconds until so much may be taken; 0 for at once."""
-        while self._slots and self._slots[0].at + self._period <= now:
-            self._drop(self._slots.popleft())
-        excess, seconds = self._sum + amount - self._limit, 0.0
-        for slot in self._slots:
-            if excess <= 0:
-                break
-            excess -= slot.amount
-            seconds = slot.at + self._period - now
-        return seconds
-
-    def take(self, now: float, amount: int) -> _Slot:
-        """Take so much now."""
-        slot = _Slot(now, amount, counted=self._limit != math.inf)
-        if slot.counted:
-            self._slots.append(slot)
-            self._sum += amount
-        return slot
-
-    def correct(self, slot: _Slot, amount: int) -> None:
-        """Replace what was taken by what it turned out to be."""
-        if slot.counted:
-            self._sum += amount - slot.amount
-        slot.amount = amount
-
-    def _drop(self, slot: _Slot) -> None:
-        slot.counted = False
-        self._sum -= slot.amount
 
 
 def _over(name: str, cap: float | int, count: str) -> BudgetError:

@@ -1,6 +1,7 @@
 """A GGUF file on this machine, served by llama.cpp inside this process."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib
@@ -35,16 +36,16 @@ class LocalModel:
 
     Args:
         path: The file.
-        slots: Requests that are computed side by side.
+        slots: Requests that are computed at the same time.
         context: Tokens of context for each of them.
         threads: Threads to compute with; None for one per core.
         timeout_s: Seconds that one attempt may take.
         response_format: As for `ChatClient`.
         retry: How often to try.
-        meter: The limits that each attempt is subject to.
+        meter: The limits of the attempts.
 
     Raises:
-        ConfigurationError: The extra is missing, or there is no such file, or it is none of GGUF.
+        ConfigurationError: The extra is missing, or the file is missing or not a GGUF file.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LocalModel:
         meter: Meter | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
-        self._file = _identified(self.path)
+        self._fingerprint = _fingerprint(self.path)
         if importlib.util.find_spec("xllamacpp") is None:
             raise ConfigurationError("llm=local needs the package xllamacpp; run: pip install 'leed-jax[local]'.")
         self._slots, self._context, self._threads = slots, context, threads or os.cpu_count() or 1
@@ -70,68 +71,62 @@ class LocalModel:
             "retry": retry,
             "meter": meter,
         }
-        # Made once without an address, so that a setting that cannot work is told before the file is loaded.
+        # Made once without an address, to check the settings before the file is loaded.
         self.response_format = ChatClient(OpenAI(), self.path.stem, **self._settings).response_format
-        self._host: _Host | None = None
+        self._server: _Server | None = None
         self._client: ChatClient | None = None
 
     @property
     def identity(self) -> str:
-        """The file's name, its size and a hash of parts of it, which stand for its content; and the settings.
+        """The file's name, size and a hash of parts of it, and the settings that decide an answer.
 
-        The context is one of them: it decides where a long conversation is cut.
+        The context is one of them: a long conversation is cut by it.
         """
         settings = f"context={self._context} response_format={self.response_format}"
-        return f"local {self.path.stem} {self._file} {settings}"
+        return f"local {self.path.stem} {self._fingerprint} {settings}"
 
     @property
     def response_format_now(self) -> str:
-        """How the schema of the next request is passed on."""
+        """The response format of the next request."""
         return self.response_format if self._client is None else self._client.response_format_now
 
     async def __aenter__(self) -> Self:
-        if self._host is not None:
+        if self._server is not None:
             raise RuntimeError("This model is in use already; enter it once, or make a second one.")
-        host = self._host = _Host(self.path, self._slots, self._context, self._threads)
+        server = self._server = _Server(self.path, self._slots, self._context, self._threads)
         try:
-            address = await host.address()
+            address = await asyncio.wrap_future(server.address)
+            url = f"{address}/v1"
             client = ChatClient(
-                OpenAI(),
-                self.path.stem,
-                base_url=f"{address}/v1",
-                api_key_env="",
-                connect_timeout_s=30.0,
-                **self._settings,
+                OpenAI(), self.path.stem, base_url=url, api_key_env="", connect_timeout_s=30.0, **self._settings
             )
             await _until_ready(address)
             self._client = await client.__aenter__()
         except BaseException:
-            self._host = None
-            host.close()
+            self._server = None
+            server.closing.set()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        host, client, self._host, self._client = self._host, self._client, None, None
-        if host is None or client is None:
+        server, client, self._server, self._client = self._server, self._client, None, None
+        if server is None or client is None:
             return
         try:
-            # Before anything else: the server drops a request when its connection is closed.
+            # First, because the server drops a request when its connection is closed.
             await client.__aexit__(kind, error, trace)
         finally:
-            host.close()
-        await host.ended()
+            server.closing.set()
+        # A long prompt that was given up may take longer than is worth waiting for.
+        await asyncio.to_thread(server.thread.join, _END_S)
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """Ask the model.
-
-        Args:
-            request: What to ask.
+        """Ask the model (see `ChatClient.complete`).
 
         Raises:
-            LLMError: There is no usable answer; see `ChatClient.complete`.
+            LLMError: There is no usable answer.
             RuntimeError: The model was not entered (`async with`).
         """
         if self._client is None:
@@ -139,66 +134,47 @@ class LocalModel:
         return await self._client.complete(request)
 
 
-class _Host:
-    """A thread that owns the server.
+class _Server:
+    """A daemon thread that loads the model, serves it, and ends when `closing` is set and nothing is being computed.
 
-    The server's destructor waits for what is being computed, and keeps Python from running meanwhile. So the thread
-    lets go of the server only when that is idle. It is a daemon: the end of the process does not wait for it.
+    The server's destructor waits for what is being computed, and keeps Python from running meanwhile, so the server is
+    destroyed only when idle, in a thread that the end of the process does not wait for.
+
+    Attributes:
+        address: Where the server listens, or the `ConfigurationError` why the model cannot be loaded.
+        closing: Set it to end the server.
+        thread: The thread.
     """
 
     def __init__(self, path: Path, slots: int, context: int, threads: int) -> None:
-        self._arguments = path, slots, context, threads
-        self._closing = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self._address: asyncio.Future[str] = self._loop.create_future()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        threading.Thread(target=self._run, name="leed_jax local model", daemon=True).start()
+        self.address: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self.closing = threading.Event()
+        arguments = (path, slots, context, threads)
+        self.thread = threading.Thread(target=self._run, args=arguments, name="leed_jax local model", daemon=True)
+        self.thread.start()
 
-    async def address(self) -> str:
-        """Return where the server listens, once it does.
-
-        Raises:
-            ConfigurationError: The model cannot be loaded.
-        """
-        return await asyncio.shield(self._address)
-
-    def close(self) -> None:
-        """Let the server end as soon as it is idle."""
-        self._closing.set()
-
-    async def ended(self) -> None:
-        """Wait a while for the server's end; a long prompt that was given up may take longer than is worth waiting."""
-        await asyncio.wait([self._ended], timeout=_END_S)
-
-    def _run(self) -> None:
+    def _run(self, path: Path, slots: int, context: int, threads: int) -> None:
         try:
-            server = _serve(*self._arguments)
+            server = _serve(path, slots, context, threads)
             address = str(server.listening_address)
         except Exception as error:
-            self._tell(self._address, error=_unloadable(self._arguments[0], error))
+            self._answer(error=_unloadable(path, error))
             return
-        self._tell(self._address, address)
-        self._closing.wait()
+        self._answer(address)
+        self.closing.wait()
         _wait_until_idle(address)
         del server
-        self._tell(self._ended)
 
-    def _tell(self, future: asyncio.Future[Any], result: Any = None, error: Exception | None = None) -> None:
-        def settle() -> None:
-            if future.done():
-                return
+    def _answer(self, address: str = "", error: Exception | None = None) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled: nobody waits any more
             if error is None:
-                future.set_result(result)
+                self.address.set_result(address)
             else:
-                future.set_exception(error)
-                future.exception()  # so that nobody complains when nobody waits any more
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(settle)
+                self.address.set_exception(error)
 
 
 def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
-    # Read once, as the library is loaded: threads that wait for work must not take the cores from JAX.
+    # Read once, when the library is loaded: threads that wait for work must not take the cores from JAX.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     xllamacpp = importlib.import_module("xllamacpp")
     parameters = xllamacpp.CommonParams()
@@ -206,7 +182,7 @@ def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
     parameters.port = 0
     parameters.n_parallel = slots
     parameters.n_ctx = context * slots  # which llama.cpp divides among the slots
-    parameters.n_batch = 512  # between two batches it notices that a request was given up
+    parameters.n_batch = 512  # it notices between two batches that a request was given up
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads
     # Not in all versions: the address, which is the default; up to 8 GiB of cached prompts, a web page, and chatter.
@@ -216,11 +192,11 @@ def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
     return xllamacpp.Server(parameters)
 
 
-def _identified(path: Path) -> str:
-    """Return the size of a file, and a hash of its beginning, middle and end.
+def _fingerprint(path: Path) -> str:
+    """Return a file's size and a hash of its beginning, middle and end; to read all of it would take long.
 
-    The beginning holds the architecture, the vocabulary and the chat template. Two models that were trained on from
-    the same one differ everywhere in their weights. To read all of a file would take many seconds.
+    The beginning holds the architecture, the vocabulary and the chat template. Fine-tuned versions of one model differ
+    everywhere in their weights.
     """
     try:
         with path.open("rb") as file:
@@ -267,7 +243,7 @@ async def _is_healthy(client: httpx.AsyncClient, address: str) -> bool:
 
 
 def _wait_until_idle(address: str) -> None:
-    """Wait until nothing is being computed. A server that does not tell counts as idle."""
+    """Wait until nothing is being computed; a server that does not answer counts as idle."""
     with (
         contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError),
         httpx.Client(trust_env=False) as client,

@@ -1,15 +1,18 @@
-"""What is asked of a language model, what it answers, and the protocol of everything that can be asked."""
+"""Requests, replies, the protocol of everything that answers, and many requests at once."""
 
+import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from leed_jax.errors import ConfigurationError
+from leed_jax.errors import ConfigurationError, LLMError
 
 ROLES = ("system", "user", "assistant")
+# More than any answer takes, and small enough to be multiplied by a price.
+_MOST_TOKENS = 10**12
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Message:
         content: The text.
 
     Raises:
-        ConfigurationError: The role is none of the three.
+        ConfigurationError: Another role.
     """
 
     role: str
@@ -32,7 +35,7 @@ class Message:
             raise ConfigurationError(f"A message has the role {self.role!r}; use one of {', '.join(ROLES)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the message as plain JSON data."""
+        """Return the message as JSON data."""
         return {"role": self.role, "content": self.content}
 
     @classmethod
@@ -55,9 +58,9 @@ class ChatRequest:
     Attributes:
         messages: The conversation so far, oldest first.
         temperature: Sampling temperature; 0 asks for the most likely text.
-        seed: Seed of the sampling, or None to leave it to the endpoint. Requests that should get different answers
-            must differ in their seed: equal requests are answered once.
-        max_tokens: Upper bound of the answer's length.
+        seed: Sampling seed; None leaves it to the endpoint. Equal requests are answered once, so requests that should
+            get different answers need different seeds.
+        max_tokens: Longest answer, in tokens.
         response_schema: JSON schema of the answer, or None for free text.
 
     Raises:
@@ -79,10 +82,10 @@ class ChatRequest:
             raise ConfigurationError(f"max_tokens is {self.max_tokens}; it must be 1 or more.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the request as plain JSON data."""
+        """Return the request as JSON data."""
         return {
             "messages": [message.to_dict() for message in self.messages],
-            # abs() because -0.0 is the same temperature but another text, and so would have another key.
+            # -0.0 is the same temperature, but would give another key.
             "temperature": abs(float(self.temperature)),
             "seed": self.seed,
             "max_tokens": self.max_tokens,
@@ -132,17 +135,14 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts as plain JSON data."""
+        """Return the counts as JSON data."""
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
 
     @classmethod
     def from_dict(cls, data: object) -> "Usage":
-        """Build the counts from JSON data of any shape.
-
-        Anything that is not a count is taken as 0: a usable answer is not thrown away because its bookkeeping is odd.
-        """
+        """Build the counts from JSON data of any shape; what is not a count becomes 0."""
         fields = data if isinstance(data, Mapping) else {}
-        return cls(_count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens")))
+        return cls(token_count(fields.get("prompt_tokens")), token_count(fields.get("completion_tokens")))
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,10 @@ class Reply:
     Attributes:
         text: What it wrote.
         usage: The tokens that it took.
-        finish_reason: Why it stopped ("stop"; "length" when `max_tokens` cut it), or None when it is not said.
-        model: The model that the endpoint says answered.
-        response_format: How it was held to the request's schema ("json_schema", "json_object" or "none"), or None when
-            that is not known or there was no schema.
+        finish_reason: Why it stopped ("stop"; "length" when `max_tokens` cut it), or None if unknown.
+        model: The model that answered, as the endpoint names it.
+        response_format: How the request's schema was enforced ("json_schema", "json_object" or "none"), or None if
+            unknown or if there was no schema.
     """
 
     text: str
@@ -165,7 +165,7 @@ class Reply:
     response_format: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the reply as plain JSON data."""
+        """Return the reply as JSON data."""
         return {
             "text": self.text,
             "usage": self.usage.to_dict(),
@@ -184,11 +184,11 @@ class Reply:
         text, model = data.get("text"), data.get("model")
         if not isinstance(text, str) or not isinstance(model, str):
             raise ConfigurationError("A stored reply needs the text fields `text` and `model`.")
-        # Not there in transcripts from before it was noted.
-        reason, form = data.get("finish_reason"), data.get("response_format")
-        if not isinstance(reason, str | None) or not isinstance(form, str | None):
+        # Older transcripts do not have these.
+        reason, response_format = data.get("finish_reason"), data.get("response_format")
+        if not isinstance(reason, str | None) or not isinstance(response_format, str | None):
             raise ConfigurationError("A stored reply's `finish_reason` and `response_format` must be text or null.")
-        return cls(text, Usage.from_dict(data.get("usage")), reason, model, form)
+        return cls(text, Usage.from_dict(data.get("usage")), reason, model, response_format)
 
 
 @runtime_checkable
@@ -209,10 +209,58 @@ class ChatModel(Protocol):
         ...
 
 
-def request_key(model: str, request: ChatRequest) -> str:
-    """Return the SHA-256 (64 hex digits) of a model and everything that a request asks of it.
+async def complete_all(
+    model: ChatModel,
+    requests: Sequence[ChatRequest],
+    concurrency: int,
+    on_done: Callable[[int, Reply | LLMError], None] | None = None,
+) -> list[Reply | LLMError]:
+    """Answer many requests, a limited number at a time.
 
-    The address of the endpoint is left out, so that replies stay usable when the same model is served elsewhere.
+    A failed request does not stop the others. Cancelling this call cancels the requests that are running and waits for
+    them to end.
+
+    Args:
+        model: The model to ask.
+        requests: What to ask.
+        concurrency: Most requests at the same time.
+        on_done: Called with the index and the outcome of each request; an exception that it raises stops the rest.
+
+    Returns:
+        For each request, in order, its reply or the `LLMError` that it ended in.
+
+    Raises:
+        ConfigurationError: `concurrency` is below 1.
+        LeedError: An error that concerns all requests, such as a journal that cannot be written.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"llm.concurrency is {concurrency}; it must be 1 or more.")
+    slots = asyncio.Semaphore(concurrency)
+
+    async def answer(index: int, request: ChatRequest) -> Reply | LLMError:
+        outcome: Reply | LLMError
+        async with slots:
+            try:
+                outcome = await model.complete(request)
+            except LLMError as error:
+                outcome = error
+        if on_done is not None:
+            on_done(index, outcome)
+        return outcome
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(*item)) for item in enumerate(requests)]
+    except BaseExceptionGroup as failures:
+        # Callers expect an error of this library, and the first one ended the others.
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def request_key(model: str, request: ChatRequest) -> str:
+    """Return the SHA-256 (64 hex digits) of a model and a request.
+
+    The endpoint's address is left out: replies stay usable when the same model is served elsewhere.
 
     Args:
         model: The model's name, or a `ChatModel.identity`.
@@ -221,26 +269,32 @@ def request_key(model: str, request: ChatRequest) -> str:
     Raises:
         ConfigurationError: The response schema is not JSON data.
     """
-    return hashlib.sha256(encoded({"model": model, **request.to_dict()}, sort_keys=True)).hexdigest()
+    return hashlib.sha256(to_json({"model": model, **request.to_dict()}, sort_keys=True)).hexdigest()
 
 
-def encoded(document: Mapping[str, Any], *, sort_keys: bool) -> bytes:
-    """Return a request's document as JSON.
+def to_json(document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+    """Encode a document that holds a request's data.
 
     Args:
-        document: What to encode; of a request, only the response schema may be anything but JSON data.
-        sort_keys: Whether equal documents should be equal bytes. Not for sending: some servers generate the fields of
-            an answer in the order in which the schema has them.
+        document: The document; only its response schema may be anything but JSON data.
+        sort_keys: Whether equal documents give equal bytes. Not for sending: some servers write the fields of an
+            answer in the order of the schema.
 
     Raises:
         ConfigurationError: The response schema is not JSON data.
     """
     try:
-        # ASCII escapes work even where a prompt holds half a surrogate pair.
+        # ASCII escapes can encode half a surrogate pair, too.
         text = json.dumps(document, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"The response schema of a chat request is not JSON data: {error}.") from error
     return text.encode("ascii")
+
+
+def token_count(value: object) -> int:
+    """Return a number of tokens, or 0 for anything that is not one: a usable answer outweighs odd bookkeeping."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return int(value) if is_count else 0  # type: ignore[call-overload]
 
 
 def _plain(value: object) -> Any:
@@ -250,8 +304,3 @@ def _plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _count(value: object) -> int:
-    # bool is an int, but `true` tokens are no count.
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

@@ -1,9 +1,10 @@
-"""When a failed attempt is worth another one, and after what wait."""
+"""When a failed attempt is repeated, and after what wait."""
 
+import asyncio
 import math
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -23,13 +24,13 @@ class RetryPolicy:
         attempts: Attempts in all, the first one included.
         wait_initial_s: Wait before the second attempt; it doubles from attempt to attempt.
         wait_max_s: Longest of those waits.
-        wait_jitter_s: Upper bound of the random time added to each wait, also to those below, so that requests that
-            failed at one moment do not all come back at one moment.
-        connect_attempts: Attempts, of the above, that may end without a connection. Few, because an endpoint that is
-            down should be reported at once.
-        connect_wait_s: Wait after the first such attempt; it doubles too.
+        wait_jitter_s: Upper bound of the random time added to each wait, also to those that an endpoint asks for, so
+            that requests that failed together do not come back together.
+        connect_attempts: Attempts, of the above, that may end without a connection; few, so that an endpoint that is
+            down is reported soon.
+        connect_wait_s: Wait after the first attempt without a connection; it doubles too.
         retry_after_max_s: Longest wait that an endpoint may ask for; a request that would have to wait longer fails.
-        total_s: Bound of the whole request, with all waits but those for its turn under a limit of rates.
+        total_s: Longest time for the whole request, without the waits for the rate limits.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -54,104 +55,97 @@ class RetryPolicy:
             raise ConfigurationError(f"total_s is {self.total_s}; it must be a finite number of seconds above 0.")
 
 
+@dataclass(eq=False, repr=False)
 class AttemptError(Exception):
-    """One attempt failed; it never leaves this package.
+    """One attempt failed; callers of the client get `last` instead.
 
     Attributes:
-        error_type: What the caller gets if this was the last attempt.
+        error_type: The type of the error if this was the last attempt.
         problem: What went wrong, without a full stop.
-        mend: What to do about it, as a sentence.
+        advice: What to do about it, as a sentence.
         kind: "connect" (no connection), "transient" or "final" (asking again would not help).
         wait_s: The wait that the endpoint asked for.
         status: The error status, or 0 if there was none.
-        said: What came with the error status.
+        body: The text that came with the error status.
     """
 
-    def __init__(
-        self,
-        error_type: type[LLMError],
-        problem: str,
-        mend: str,
-        kind: FailureKind,
-        wait_s: float | None = None,
-        status: int = 0,
-        said: str = "",
-    ) -> None:
-        super().__init__(problem)
-        self.error_type = error_type
-        self.problem = problem
-        self.mend = mend
-        self.kind = kind
-        self.wait_s = wait_s
-        self.status = status
-        self.said = said
+    error_type: type[LLMError]
+    problem: str
+    advice: str
+    kind: FailureKind
+    wait_s: float | None = None
+    status: int = 0
+    body: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__(self.problem)  # all that is logged: the body may hold the key
 
     def last(self, attempts: int) -> LLMError:
-        """Return the error for the caller after so many attempts."""
-        tries = f" (attempt {attempts}, the last)" if attempts > 1 else ""
-        return self.error_type(f"{self.problem}{tries}. {self.mend}")
+        """Return the error for the caller after this many attempts."""
+        count = f" (attempt {attempts}, the last)" if attempts > 1 else ""
+        return self.error_type(f"{self.problem}{count}. {self.advice}")
 
 
-class Backoff:
-    """Decides, for one request, about another attempt (a backoff hook of stamina).
+@dataclass
+class Attempts:
+    """The attempts at one request so far, and the time that is left for more; call it as a backoff hook of stamina.
 
-    Args:
-        policy: How often, and with what waits.
-        time_left: Tells the seconds until the bound of the whole request.
-        jitter: Draws a number from an interval; for tests.
+    Attributes:
+        policy: How often to try, and with what waits.
+        failures: The attempts that failed.
+        bound: The time limit of the whole request.
     """
 
-    def __init__(
-        self,
-        policy: RetryPolicy,
-        time_left: Callable[[], float],
-        jitter: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._policy = policy
-        self._connect_failures = 0
-        self._time_left = time_left
-        self._jitter = jitter
+    policy: RetryPolicy
+    failures: list[AttemptError] = field(default_factory=list)
+    bound: asyncio.Timeout | None = None
 
     def __call__(self, error: BaseException) -> bool | float:
         """Return False to give up, True for the policy's own wait, or the seconds to wait."""
+        policy, left = self.policy, self.time_left()
         if not isinstance(error, AttemptError) or error.kind == "final":
             return False
-        wait = self._connect_wait() if error.kind == "connect" else error.wait_s
+        wait = error.wait_s
+        if error.kind == "connect":
+            count = sum(failure.kind == "connect" for failure in self.failures)
+            if count >= policy.connect_attempts:
+                return False
+            wait = policy.connect_wait_s * 2.0 ** (count - 1)
         if wait is None:
             return True
-        # Waiting only to run into the end of the time would hide the endpoint's own message.
-        if wait > self._longest_wait():
+        # A wait that ends only when the time is over would hide the endpoint's own message.
+        if wait > min(policy.retry_after_max_s, left):
             return False
-        # stamina adds its jitter to its own waits alone. It comes on top of what was asked for, and leaves some time.
-        spare = (self._time_left() - wait) / 2
-        return wait + self._jitter(0.0, max(0.0, min(self._policy.wait_jitter_s, spare)))
+        # stamina adds jitter to its own waits only. Some time is left for the attempt itself.
+        return wait + random.uniform(0.0, max(0.0, min(policy.wait_jitter_s, (left - wait) / 2)))  # noqa: S311
 
-    def _connect_wait(self) -> float:
-        self._connect_failures += 1
-        if self._connect_failures >= self._policy.connect_attempts:
-            return math.inf
-        return self._policy.connect_wait_s * 2.0 ** (self._connect_failures - 1)
+    def time_left(self) -> float:
+        """Return the seconds until the end of the time for the whole request."""
+        end = None if self.bound is None else self.bound.when()
+        return math.inf if end is None else end - asyncio.get_running_loop().time()
 
-    def _longest_wait(self) -> float:
-        return min(self._policy.retry_after_max_s, self._time_left())
+    def set_time_left(self, seconds: float) -> None:
+        """Set the seconds until then; infinity for no limit."""
+        if self.bound is not None:
+            end = None if seconds == math.inf else asyncio.get_running_loop().time() + seconds
+            self.bound.reschedule(end)
 
 
 def is_transient(status: int) -> bool:
-    """Say whether an error status may go away by itself."""
+    """Return whether an error status may go away by itself."""
     return status in _TRANSIENT_STATUS or status >= _FIRST_SERVER_ERROR
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, or None when it does not say so intelligibly.
+    """Return the seconds that an answer asks to wait, or None if it does not say or cannot be understood.
 
     Args:
         headers: The answer's headers, by lower-case name: `retry-after-ms` in milliseconds, or `retry-after` in seconds
             or as an HTTP date.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")
     if milliseconds is not None:
         return milliseconds / 1000
-    text = headers.get("retry-after")
     seconds = _number(text)
     return _until(text) if seconds is None else seconds
 

@@ -1,4 +1,4 @@
-"""The ladder of structured output: what refuses a rung, what takes no notice of it, and what is remembered."""
+"""Response formats: which an endpoint refuses, which it ignores, and what is used from then on."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from leed_jax.errors import ConfigurationError, EndpointRefusedError
 from leed_jax.llm import Anthropic, ChatClient, ChatRequest, Message, OpenAI, Reply, RetryPolicy, request_key
-from leed_jax.llm.structured import Ladder, keeps_to
+from leed_jax.llm.formats import FallbackFormat, keeps_to
 
 QUICK = RetryPolicy(wait_initial_s=0.01, wait_max_s=0.02, wait_jitter_s=0.0, connect_wait_s=0.01)
 SCHEMA = {
@@ -27,8 +27,8 @@ ASK = ChatRequest((Message("system", "Be brief."), Message("user", "Hi")), 0.5, 
 FINE = '{"a":["x","y"]}'
 
 
-def rung_of(received: loopback.Received) -> str:
-    """The rung that a request was sent on, in either wire format."""
+def format_of(received: loopback.Received) -> str:
+    """The format that a request was sent on, in either wire format."""
     data = received.data
     if "tools" in data:
         return "json_object"
@@ -48,7 +48,7 @@ async def asking(*script: loopback.Act | loopback.Choice) -> AsyncIterator[ChatC
 def ask_often(
     script: list[loopback.Act | loopback.Choice], times: int, provider: Any = None, **settings: Any
 ) -> tuple[list[Reply | str], list[str], str]:
-    """Ask again and again; return the replies (or errors), the rungs that were sent, and the rung at the end."""
+    """Ask again and again; return the replies (or errors), the formats that were sent, and the format at the end."""
 
     async def asked() -> tuple[list[Reply | str], list[str], str]:
         replies: list[Reply | str] = []
@@ -60,112 +60,112 @@ def ask_often(
                         replies.append(await model.complete(ASK))
                     except EndpointRefusedError as error:
                         replies.append(str(error))
-                return replies, [rung_of(item) for item in server.received], model.response_format_now
+                return replies, [format_of(item) for item in server.received], model.response_format_now
 
     return asyncio.run(asked())
 
 
-def refusing(*rungs: str, status: int = 400, message: str = "response_format is not supported") -> loopback.Choice:
-    """Refuse these rungs, and answer on others."""
+def refusing(*formats: str, status: int = 400, message: str = "response_format is not supported") -> loopback.Choice:
+    """Refuse these formats, and answer on others."""
 
     def choose(received: loopback.Received) -> loopback.Act:
         anthropic = "messages HTTP" in received.line
         answer = loopback.answer(loopback.message(FINE)) if anthropic else loopback.good(FINE)
-        return loopback.refusal(status, message) if rung_of(received) in rungs else answer
+        return loopback.refusal(status, message) if format_of(received) in formats else answer
 
     return loopback.Choice(choose)
 
 
 @pytest.mark.parametrize("provider", [OpenAI(), Anthropic()])
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_refused_rung_is_left_at_once_and_for_good(
+def test_a_refused_format_is_left_at_once_and_for_good(
     provider: Any, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    replies, rungs, now = ask_often([refusing("json_schema", status=status)], 3, provider)
-    assert rungs == ["json_schema", "json_object", "json_object", "json_object"]
+    replies, formats, now = ask_often([refusing("json_schema", status=status)], 3, provider)
+    assert formats == ["json_schema", "json_object", "json_object", "json_object"]
     assert [reply.response_format for reply in replies if isinstance(reply, Reply)] == ["json_object"] * 3
     assert now == "json_object"
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
     assert "refuses response_format=json_schema; from now on json_object" in caplog.text
 
 
-def test_two_refused_rungs() -> None:
-    replies, rungs, now = ask_often([refusing("json_schema", "json_object")], 2)
-    assert rungs == ["json_schema", "json_object", "none", "none"]
+def test_two_refused_formats() -> None:
+    replies, formats, now = ask_often([refusing("json_schema", "json_object")], 2)
+    assert formats == ["json_schema", "json_object", "none", "none"]
     assert now == "none"
     assert all(isinstance(reply, Reply) for reply in replies)
 
 
 @pytest.mark.parametrize("status", [500, 501])
 def test_a_grammar_that_breaks_the_server_is_left_too(status: int) -> None:
-    _, rungs, _ = ask_often([refusing("json_schema", status=status, message="failed to parse grammar")], 1)
-    assert rungs == ["json_schema", "json_object"]
+    _, formats, _ = ask_often([refusing("json_schema", status=status, message="failed to parse grammar")], 1)
+    assert formats == ["json_schema", "json_object"]
 
 
-def test_a_server_error_about_something_else_is_tried_again_on_the_same_rung() -> None:
-    _, rungs, now = ask_often([loopback.refusal(500, "out of memory"), loopback.good(FINE)], 1)
-    assert rungs == ["json_schema"] * 2
+def test_a_server_error_about_something_else_is_tried_again_on_the_same_format() -> None:
+    _, formats, now = ask_often([loopback.refusal(500, "out of memory"), loopback.good(FINE)], 1)
+    assert formats == ["json_schema"] * 2
     assert now == "json_schema"
 
 
-def test_a_complaint_about_the_context_is_no_refusal_of_the_rung() -> None:
+def test_a_complaint_about_the_context_is_no_refusal_of_the_format() -> None:
     refusal = loopback.refusal(400, "This model's maximum context length is 512 tokens (json_schema)")
-    [message], rungs, now = ask_often([refusal], 1)
-    assert rungs == ["json_schema"]
+    [message], formats, now = ask_often([refusal], 1)
+    assert formats == ["json_schema"]
     assert now == "json_schema"
     assert "llm.max_tokens" in str(message)
 
 
-def test_a_refusal_on_every_rung_has_another_cause_and_changes_nothing() -> None:
-    [message, _], rungs, now = ask_often([loopback.refusal(400, "no such model")], 2)
-    assert rungs == ["json_schema", "json_object", "none"] * 2
+def test_a_refusal_on_every_format_has_another_cause_and_changes_nothing() -> None:
+    [message, _], formats, now = ask_often([loopback.refusal(400, "no such model")], 2)
+    assert formats == ["json_schema", "json_object", "none"] * 2
     assert now == "json_schema"
     assert "no such model" in str(message)
 
 
-@pytest.mark.parametrize("rung", ["json_schema", "json_object", "none"])
-def test_a_fixed_format_never_moves(rung: str) -> None:
-    replies, rungs, now = ask_often([loopback.good("no JSON")], 2, response_format=rung)
-    assert (rungs, now) == ([rung] * 2, rung)
-    assert [reply.response_format for reply in replies if isinstance(reply, Reply)] == [rung] * 2
-    replies, rungs, _ = ask_often([loopback.refusal(400, "grammar")], 1, response_format=rung)
-    assert rungs == [rung]
+@pytest.mark.parametrize("name", ["json_schema", "json_object", "none"])
+def test_a_fixed_format_never_changes(name: str) -> None:
+    replies, formats, now = ask_often([loopback.good("no JSON")], 2, response_format=name)
+    assert (formats, now) == ([name] * 2, name)
+    assert [reply.response_format for reply in replies if isinstance(reply, Reply)] == [name] * 2
+    replies, formats, _ = ask_often([loopback.refusal(400, "grammar")], 1, response_format=name)
+    assert formats == [name]
     assert isinstance(replies[0], str)
 
 
 @pytest.mark.parametrize(
     "text", ["Sure! Here it is.", f"```json\n{FINE}\n```", '{"a":["x"]}', '{"a":[1,2]}', "NaN", "[" * 9999]
 )
-def test_an_ignored_rung_costs_no_reply_but_is_not_used_again(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    replies, rungs, now = ask_often([loopback.good(text), loopback.good("{}"), loopback.good("{}")], 3)
-    assert rungs == ["json_schema", "json_object", "json_object"]
+def test_an_ignored_format_costs_no_reply_but_is_not_used_again(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    replies, formats, now = ask_often([loopback.good(text), loopback.good("{}"), loopback.good("{}")], 3)
+    assert formats == ["json_schema", "json_object", "json_object"]
     assert [(r.text, r.response_format) for r in replies if isinstance(r, Reply)] == [
         *[(text, "json_schema"), ("{}", "json_object"), ("{}", "json_object")]
     ]
     assert now == "json_object"
-    assert caplog.text.count("takes no notice of response_format=json_schema") == 1
+    assert caplog.text.count("ignores response_format=json_schema") == 1
 
 
-def test_an_endpoint_that_ignores_all_rungs_ends_at_the_last() -> None:
-    _, rungs, now = ask_often([loopback.good("prose")], 4)
-    assert rungs == ["json_schema", "json_object", "none", "none"]
+def test_an_endpoint_that_ignores_all_formats_ends_at_the_last() -> None:
+    _, formats, now = ask_often([loopback.good("prose")], 4)
+    assert formats == ["json_schema", "json_object", "none", "none"]
     assert now == "none"
 
 
-def test_an_answer_cut_by_its_length_says_nothing_about_the_rung() -> None:
+def test_an_answer_cut_by_its_length_says_nothing_about_the_format() -> None:
     cut = loopback.good('{"a":["x', choices=[{"message": {"content": '{"a":["x'}, "finish_reason": "length"}])
-    _, rungs, now = ask_often([cut], 2)
-    assert (rungs, now) == (["json_schema"] * 2, "json_schema")
+    _, formats, now = ask_often([cut], 2)
+    assert (formats, now) == (["json_schema"] * 2, "json_schema")
 
 
 @pytest.mark.parametrize("reason", [None, "eos_token", "stop_sequence", "STOP", "tool_calls"])
-def test_an_ignored_rung_is_noticed_whatever_the_end_is_called(reason: str | None) -> None:
+def test_an_ignored_format_is_noticed_whatever_the_end_is_called(reason: str | None) -> None:
     prose = loopback.good(choices=[{"message": {"content": "prose"}, "finish_reason": reason}])
     assert ask_often([prose], 2)[1] == ["json_schema", "json_object"]
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "MAX_TOKENS", "model_length", "content_filter", "refusal", "SAFETY"])
-def test_an_answer_that_was_ended_says_nothing_about_the_rung(reason: str) -> None:
+def test_an_answer_that_was_ended_says_nothing_about_the_format(reason: str) -> None:
     cut = loopback.good(choices=[{"message": {"content": '{"a":["x'}, "finish_reason": reason}])
     assert ask_often([cut], 2)[1] == ["json_schema"] * 2
 
@@ -176,7 +176,7 @@ def test_an_answer_as_long_as_allowed_counts_as_cut() -> None:
     assert ask_often([cut], 2)[1] == ["json_schema"] * 2
 
 
-def test_without_a_schema_there_is_no_rung() -> None:
+def test_without_a_schema_there_is_no_format() -> None:
     async def asked() -> None:
         async with asking(loopback.good("prose")) as model:
             reply = await model.complete(ChatRequest((Message("user", "Hi"),)))
@@ -185,7 +185,7 @@ def test_without_a_schema_there_is_no_rung() -> None:
     asyncio.run(asked())
 
 
-def test_requests_that_are_refused_at_the_same_time_go_down_one_rung_only() -> None:
+def test_requests_that_are_refused_at_the_same_time_go_down_one_format_only() -> None:
     async def asked() -> None:
         async with asking(refusing("json_schema")) as model:
             replies = await asyncio.gather(*(model.complete(ASK) for _ in range(8)))
@@ -197,8 +197,8 @@ def test_requests_that_are_refused_at_the_same_time_go_down_one_rung_only() -> N
 
 @pytest.mark.parametrize("provider", [OpenAI(), Anthropic()])
 def test_the_schema_is_said_in_words_where_it_is_not_enforced(provider: Any) -> None:
-    bodies = {rung: json.loads(provider.body("m", ASK, rung, provider.dialect("h"))) for rung in provider.rungs}
-    said = {rung: "maxItems" in body["messages"][-1]["content"] for rung, body in bodies.items()}
+    bodies = {name: json.loads(provider.body("m", ASK, name, provider.dialect("h"))) for name in provider.formats}
+    said = {name: "maxItems" in body["messages"][-1]["content"] for name, body in bodies.items()}
     # Anthropic's schemas cannot bound the number of items.
     assert said == {"json_schema": provider == Anthropic(), "json_object": True, "none": True}
     assert all(body["messages"][-1]["content"].startswith("Hi") for body in bodies.values())
@@ -212,9 +212,9 @@ def test_the_gist_after_an_answer_is_a_message_of_its_own() -> None:
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
 
 
-def test_no_such_rung() -> None:
+def test_no_such_format() -> None:
     with pytest.raises(ConfigurationError, match=r"llm\.response_format is 'xml'; use one of auto, json_schema"):
-        Ladder("xml", OpenAI().rungs, "h")
+        FallbackFormat("xml", OpenAI().formats, "h")
 
 
 @pytest.mark.parametrize(
