@@ -216,7 +216,7 @@ def test_an_answer_of_just_the_allowed_size_is_read() -> None:
 
 NOT_COMPLETIONS = {
     "not JSON": json.dumps(loopback.completion()).encode()[:-9],
-    "not UTF-8": b'{"choices": "\xff\xfe\r\n\x1b[31m"}',
+    "in UTF-8": b'{"choices": "\xff\xfe\r\n\x1b[31m"}',
     "no choices": b'{"choices": []}',
     "has no choices": b'{"error": {"message": "overloaded"}}',
     "no text": json.dumps(loopback.completion(None)).encode(),

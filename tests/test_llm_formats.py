@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from leed_jax.errors import ConfigurationError, EndpointRefusedError
 from leed_jax.llm import Anthropic, ChatClient, ChatRequest, Message, OpenAI, Reply, RetryPolicy, request_key
-from leed_jax.llm.formats import FallbackFormat, keeps_to
+from leed_jax.llm.provider import FallbackFormat, keeps_to
 
 QUICK = RetryPolicy(wait_initial_s=0.01, wait_max_s=0.02, wait_jitter_s=0.0, connect_wait_s=0.01)
 SCHEMA = {

@@ -194,7 +194,7 @@ def test_the_cap_on_calls_counts_every_attempt() -> None:
         await use(meter, 10, Usage(1, 1))
         async with meter.admit(request(10)) as ticket:
             ticket.refused()
-        with pytest.raises(BudgetError, match=r"llm\.max_calls=3 .* 3 attempts .* Raise llm\.max_calls"):
+        with pytest.raises(BudgetError, match=r"llm\.max_calls=3 .* 3 is spent .* Raise llm\.max_calls"):
             await use(meter, 10)
         assert meter.spent == Spending(3, Usage(6, 6))
 
@@ -206,7 +206,7 @@ def test_the_cap_on_tokens_counts_what_is_on_its_way() -> None:
         meter = Meter(Limits(max_total_tokens=1000))
         async with meter.admit(request(700)) as first:
             assert meter.reserved == Usage(0, 700)
-            with pytest.raises(BudgetError, match=r"max_total_tokens=1000 .*: 0 tokens are spent, 700 are .* take 400"):
+            with pytest.raises(BudgetError, match=r"max_total_tokens=1000 .*: 700 is spent or reserved .* take 400"):
                 await use(meter, 400)
             await use(meter, 300, Usage(100, 100))
             first.settle(Usage(60, 40))
@@ -225,7 +225,7 @@ def test_the_cap_on_money() -> None:
         assert meter.spent == Spending(9, Usage(1000, 500), 0.006)
         await use(meter, 400, Usage(0, 100))
         assert meter.spent.cost == pytest.approx(0.007)
-        with pytest.raises(BudgetError, match=r"max_cost=0\.01 .* 0\.007 is spent, 0 is reserved .* cost 0\.004"):
+        with pytest.raises(BudgetError, match=r"max_cost=0\.01 .* 0\.007 is spent .* take 0\.004"):
             await use(meter, 400)
         await use(meter, 300)
 
@@ -369,22 +369,5 @@ def test_a_count_that_is_missing_is_what_was_reserved(counted: Usage, charged: U
         async with meter.admit(ChatRequest((Message("user", "é" * 30),), max_tokens=7)) as ticket:
             ticket.settle(counted)
         assert (meter.spent.usage, meter.reserved) == (charged, Usage())
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("size", "counted", "reserved"), [(600, 100, 200), (600, 300, 300), (600, 9999, 600), (60, 60, 20), (600, 0, 200)]
-)
-def test_a_prompt_of_more_tokens_than_expected_is_a_lesson(size: int, counted: int, reserved: int) -> None:
-    asked = ChatRequest((Message("user", "1" * size),), max_tokens=1)
-
-    async def main() -> None:
-        meter = Meter(Limits())
-        for usage in (Usage(counted, 1), Usage(1, 1)):
-            async with meter.admit(asked) as ticket:
-                ticket.settle(usage)
-        async with meter.admit(asked):
-            assert meter.reserved == Usage(reserved, 1)
 
     run(main())

@@ -116,7 +116,7 @@ def test_a_real_model_answers_by_the_schema_and_goes_away_in_the_midst_of_work(
         async with LocalModel(REAL, slots=2, context=512) as model:
             asked = [ChatRequest((Message("user", f"Write the number {n}."),), 0.7, n, 24, schema) for n in range(3)]
             replies = await asyncio.gather(*map(model.complete, asked))
-            assert model.response_format_now == "json_schema"
+            assert {reply.response_format for reply in replies} == {"json_schema"}
             long = ChatRequest((Message("user", "Tell a long story."),), 0.7, 1, 400)
             given_up = asyncio.create_task(model.complete(long))
             await asyncio.sleep(0.5)

@@ -63,14 +63,13 @@ def test_the_same_request_gets_its_reply(tmp_path: Path) -> None:
     assert isinstance(model, ChatModel)
     for asked, reply in pairs:
         assert complete(model, asked) == reply
-    assert (model.replayed, model.inexact, len(model)) == (3, 0, 3)
+    assert (model.replayed, model.inexact) == (3, 0)
 
 
 def test_a_plan_that_nobody_was_asked_for_is_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", (request("a", 1), said("A")))
     path.write_text(json.dumps({"round": 0, "request": None, "reply": None}) + "\n" + path.read_text())
     model = Replay(path)
-    assert len(model) == 1
     assert complete(model, request("a", 1)) == said("A")
 
 
@@ -103,7 +102,7 @@ def test_a_request_that_was_not_recorded(tmp_path: Path, asked: ChatRequest) -> 
 
 def test_two_that_could_stand_for_it_are_none(tmp_path: Path) -> None:
     model = Replay(write(tmp_path / "t.jsonl", (request("a", 1), said("A")), (request("b", 1), said("B"))))
-    with pytest.raises(ReplayError, match="2 of them"):
+    with pytest.raises(ReplayError, match="there are 2"):
         complete(model, request("c", 1))
 
 

@@ -154,8 +154,8 @@ def test_the_client_must_be_entered_once() -> None:
     asyncio.run(run())
 
 
-@given(st.binary(max_size=300) | st.text(max_size=300))
-def test_any_excerpt_is_one_printable_line(text: bytes | str) -> None:
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_excerpt_is_one_printable_line(text: bytes) -> None:
     shown = excerpt(text, Secret(KEY))
     assert shown.isprintable()
     shown.encode("utf-8")

@@ -12,7 +12,7 @@ What a model writes is data: it is parsed elsewhere, and never evaluated.
 from leed_jax.llm.anthropic import Anthropic
 from leed_jax.llm.client import ChatClient
 from leed_jax.llm.journal import Journal, Journalled, resumed_meter
-from leed_jax.llm.limits import Limits, Meter, Spending, Ticket
+from leed_jax.llm.limits import Limits, Meter, Spending
 from leed_jax.llm.local import LocalModel
 from leed_jax.llm.messages import ChatModel, ChatRequest, Message, Reply, Usage, complete_all, request_key
 from leed_jax.llm.openai import OpenAI
@@ -37,7 +37,6 @@ __all__ = [
     "Reply",
     "RetryPolicy",
     "Spending",
-    "Ticket",
     "Usage",
     "complete_all",
     "request_key",

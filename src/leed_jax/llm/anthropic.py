@@ -2,23 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from leed_jax.llm.formats import with_schema_text
 from leed_jax.llm.keys import Secret
 from leed_jax.llm.messages import ChatRequest, Reply, Usage, to_json, token_count
-from leed_jax.llm.provider import Dialect, Provider, read_model, read_object, valid_unicode
+from leed_jax.llm.provider import Dialect, Provider, read_model, read_object, valid_unicode, with_schema_text
 
 _VERSION = "2023-06-01"
 _TOOL = "answer"
-_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "tool_use": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-}
+_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "stop", "max_tokens": "length"}
+_REASONS |= {"model_context_window_exceeded": "length"}
 # Reasons for which an answer may have no text.
 _EMPTY_REASONS = frozenset({"length", "refusal"})
 # What its schemas cannot express; such bounds are given in the prompt instead.
@@ -68,7 +62,7 @@ class Anthropic(Provider):
         body: dict[str, Any] = {"model": model, dialect.length_field: request.max_tokens}
         if system := "\n\n".join(m.content for m in messages if m.role == "system"):
             body["system"] = system
-        body["messages"] = [m.to_dict() for m in messages if m.role != "system"]
+        body["messages"] = [asdict(m) for m in messages if m.role != "system"]
         if "temperature" not in dialect.omitted:
             body["temperature"] = data["temperature"]
         if sent is not None:
@@ -98,10 +92,7 @@ def _text(block: Mapping[str, Any]) -> str | None:
     if block.get("type") == "text" and isinstance(block.get("text"), str):
         return block["text"]
     if block.get("type") == "tool_use" and isinstance(block.get("input"), dict):
-        try:
-            return json.dumps(block["input"], ensure_ascii=False)
-        except RecursionError:
-            raise ValueError("is nested too deeply") from None
+        return json.dumps(block["input"], ensure_ascii=False)
     return None
 
 

@@ -6,31 +6,22 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
-from types import TracebackType
 from typing import Self, cast
 
 import httpx
 import stamina
 
 from leed_jax.errors import ConfigurationError, EndpointRefusedError, EndpointReplyError, EndpointUnreachableError
-from leed_jax.llm.formats import FallbackFormat, is_cut, keeps_to, refuses_format
-from leed_jax.llm.keys import (
-    Secret,
-    check_key_is_safe,
-    check_variable_name,
-    checked_base_url,
-    excerpt,
-    is_loopback,
-    read_key,
-    redacted_logs,
-)
+from leed_jax.llm import keys
 from leed_jax.llm.limits import Limits, Meter, Ticket
 from leed_jax.llm.messages import ChatRequest, Reply
-from leed_jax.llm.provider import Provider, advice
-from leed_jax.llm.retry import AttemptError, Attempts, FailureKind, RetryPolicy, is_transient, retry_after
+from leed_jax.llm.provider import FallbackFormat, Provider, advice, is_cut, keeps_to, refuses_format
+from leed_jax.llm.retry import AttemptError, Attempts, FailureKind, RetryPolicy, retry_after
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_REFUSAL_BYTES = 16 * 1024
+_TRANSIENT_STATUS = frozenset({408, 409, 429})
+_SERVER_ERROR = 500
 _SLOW_ADVICE = "Raise llm.timeout_s, lower llm.max_tokens or llm.concurrency, or use a faster model."
 _log = logging.getLogger(__name__)
 
@@ -43,29 +34,23 @@ class ChatClient:
         async with ChatClient(Anthropic(), "claude-haiku-4-5") as model:
             reply = await model.complete(ChatRequest((Message("user", "Hello"),)))
 
-    Transient failures (no connection, a broken one, no answer in time, an answer that cannot be read, and the status
-    codes 408, 409, 429 and 5xx) are tried again as the policy says; when it gives up, the last failure is raised. What
-    the endpoint refuses is left out from then on: a response format (see `FallbackFormat`), the name of the field for
-    the length, the temperature, the seed.
+    Transient failures (no connection, a broken one, no answer in time, an unreadable answer, and the status codes 408,
+    409, 429 and 5xx) are tried again as the policy says. What the endpoint refuses is left out from then on: a response
+    format, the name of the length field, the temperature, the seed.
 
     Args:
         provider: The API that the endpoint speaks.
         model: The model's name at the endpoint.
         base_url: Where the API begins, for example `http://127.0.0.1:8081/v1`; empty for the provider's own address.
         api_key_env: Name of the environment variable that holds the key; empty sends none; None means the provider's
-            usual variable at the provider's own address, and none elsewhere. The key is read when the context is
-            entered, sent to this endpoint only, and shown nowhere.
+            usual variable at the provider's own address, and none elsewhere.
         timeout_s: Seconds that one attempt may take from start to end.
         connect_timeout_s: Seconds, of those, that connecting may take; at most half of them.
-        response_format: How a request's schema is passed on: one of the provider's formats, or "auto" for the strictest
-            that the endpoint takes.
+        response_format: How a request's schema is passed on, or "auto" for the strictest that the endpoint takes.
         retry: How often to try, with what waits, and for how long in all.
         meter: The limits of the attempts; None for no limits.
         max_reply_bytes: Largest answer that is read.
         transport: What carries the requests, for tests; None for the network.
-
-    Raises:
-        ConfigurationError: A setting is unusable.
     """
 
     def __init__(
@@ -83,16 +68,15 @@ class ChatClient:
         max_reply_bytes: int = MAX_REPLY_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        check_variable_name(api_key_env)
+        keys.check_variable_name(api_key_env)
         if not model:
             raise ConfigurationError("llm.model is empty; set it to a name that the endpoint serves.")
-        for name, seconds in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
-            if not math.isfinite(seconds) or seconds <= 0:
-                raise ConfigurationError(f"llm.{name} is {seconds}; it must be a finite number of seconds above 0.")
-        if max_reply_bytes < 1:
-            raise ConfigurationError(f"max_reply_bytes is {max_reply_bytes}; it must be 1 or more.")
+        numbers = {"timeout_s": timeout_s, "connect_timeout_s": connect_timeout_s, "max_reply_bytes": max_reply_bytes}
+        for name, value in numbers.items():
+            if not 0 < value < math.inf:
+                raise ConfigurationError(f"llm.{name} is {value}; it must be a finite number above 0.")
         self._own_address = not base_url.strip()
-        self._base = checked_base_url(provider.default_url if self._own_address else base_url, provider.path)
+        self._base = keys.checked_base_url(provider.default_url if self._own_address else base_url, provider.path)
         self.url = f"{str(self._base).rstrip('/')}{provider.path}"
         self.provider = provider
         self.model = model
@@ -108,12 +92,9 @@ class ChatClient:
         self._dialect = provider.dialect(self._base.host)
         self._meter = meter or Meter(Limits())
         self._transport = transport
-        self._secret = Secret("")
+        self._secret = keys.Secret("")
         self._client: httpx.AsyncClient | None = None
         self._resources = contextlib.AsyncExitStack()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={self.url!r}, model={self.model!r}, key={self._secret!r})"
 
     @property
     def identity(self) -> str:
@@ -128,8 +109,8 @@ class ChatClient:
     async def __aenter__(self) -> Self:
         if self._client is not None:
             raise RuntimeError("This client is in use already; enter it once, or make a second one.")
-        self._secret = read_key(self.api_key_env)
-        check_key_is_safe(self._base, self._secret, self.api_key_env)
+        self._secret = keys.read_key(self.api_key_env)
+        keys.check_key_is_safe(self._base, self._secret, self.api_key_env)
         if self._own_address and self.api_key_env and not self._secret:
             raise ConfigurationError(
                 f"{self._base.host} wants a key; set the environment variable {self.api_key_env} to yours."
@@ -144,7 +125,7 @@ class ChatClient:
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
                 transport=self._transport,
                 # A proxy cannot reach a server on this machine.
-                trust_env=not is_loopback(self._base.host),
+                trust_env=not keys.is_loopback(self._base.host),
             )
         except (ValueError, ImportError, OSError) as error:
             # Not quoted, because a proxy's address may hold a password.
@@ -152,35 +133,23 @@ class ChatClient:
                 f"The connection to {self.url} cannot be set up ({type(error).__name__}); check the proxy and "
                 "certificate variables of the environment (HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE)."
             ) from None
-        self._resources.enter_context(redacted_logs(self._secret))
+        self._resources.enter_context(keys.redacted_logs(self._secret))
         self._client = await self._resources.enter_async_context(client)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._client = None
         await self._resources.aclose()
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Ask the endpoint, trying again as the policy says.
 
-        Args:
-            request: What to ask.
-
-        Returns:
-            The first choice of the answer.
-
         Raises:
-            EndpointUnreachableError: No connection, a broken one, or no answer in time.
-            EndpointRefusedError: The endpoint answered with an error status.
-            EndpointReplyError: The answer is too large or not what the API says.
-            BudgetError: A cap of the meter leaves no room for another attempt.
-            ConfigurationError: The response schema of the request is not JSON data, or the provider does not take its
-                temperature.
-            RuntimeError: The client was not entered (`async with`).
+            LLMError: No usable answer: `EndpointUnreachableError`, `EndpointRefusedError` (an error status),
+                `EndpointReplyError` (too large, or not what the API says) or `BudgetError`.
         """
-        self._opened()
+        if self._client is None:
+            raise RuntimeError("This client is closed; use it inside `async with`.")
         if request.temperature > self.provider.max_temperature:
             raise ConfigurationError(
                 f"llm.temperature is {request.temperature:g}; {self.provider.name} takes 0 to "
@@ -198,11 +167,6 @@ class ChatClient:
             raise EndpointUnreachableError(
                 f"{self.url} gave no answer within {self.retry.total_s:g} s in all{earlier}. {_SLOW_ADVICE}"
             ) from None
-
-    def _opened(self) -> httpx.AsyncClient:
-        if self._client is None:
-            raise RuntimeError("This client is closed; use it inside `async with`.")
-        return self._client
 
     async def _try(self, request: ChatRequest, attempts: Attempts) -> Reply:
         """Attempt until one succeeds or the policy gives up."""
@@ -267,14 +231,12 @@ class ChatClient:
             raise self._unreachable(f"does not answer within {self.connect_timeout_s:g} s", "final") from None
         except httpx.ConnectError as error:
             ticket.refused()
-            raise self._unreachable(f"cannot be connected to ({self._quote(error)})", "connect") from None
+            raise self._unreachable("cannot be connected to", "connect", error) from None
         except (TimeoutError, httpx.TimeoutException):
             problem = f"{self.url} did not finish its answer within {self.timeout_s:g} s"
             raise AttemptError(EndpointUnreachableError, problem, _SLOW_ADVICE, "transient") from None
-        except httpx.DecodingError:
-            raise self._unusable("is compressed, and damaged", b"") from None
         except httpx.HTTPError as error:
-            raise self._unreachable(f"broke the connection off ({self._quote(error)})", "transient") from None
+            raise self._unreachable("broke the connection off", "transient", error) from None
         if not response.is_success:
             ticket.refused()
             raise self._refused(response, data, has_format=has_format)
@@ -295,7 +257,8 @@ class ChatClient:
 
     async def _post(self, body: bytes) -> tuple[httpx.Response, bytes, bool]:
         """Send one request; return the answer, as much of its body as is allowed, and whether that is all of it."""
-        async with self._opened().stream("POST", self.url, content=body) as response:
+        client = cast("httpx.AsyncClient", self._client)
+        async with client.stream("POST", self.url, content=body) as response:
             limit = self.max_reply_bytes if response.is_success else _MAX_REFUSAL_BYTES
             data = bytearray()
             async with contextlib.aclosing(cast("AsyncGenerator[bytes]", response.aiter_bytes())) as chunks:
@@ -308,7 +271,7 @@ class ChatClient:
     def _read(self, data: bytes) -> Reply:
         try:
             reply = self.provider.read(data, self.model)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._unusable(str(error), data) from None
         redact = self._secret.redact_answer
         reason = None if reply.finish_reason is None else redact(reply.finish_reason)
@@ -318,19 +281,19 @@ class ChatClient:
         status, text = response.status_code, data.decode("utf-8", errors="replace")
         wait = retry_after(dict(response.headers))
         asked = "" if wait is None else f", asking to wait {wait:.1f} s"
-        problem = f"{self.url} answered with status {status}{asked}: {excerpt(data, self._secret)}"
+        problem = f"{self.url} answered with status {status}{asked}: {keys.excerpt(data, self._secret)}"
         what_to_do = advice(status, text, self.api_key_env, has_key=bool(self._secret), has_format=has_format)
-        kind: FailureKind = "transient" if is_transient(status) else "final"
+        kind: FailureKind = "transient" if status in _TRANSIENT_STATUS or status >= _SERVER_ERROR else "final"
         return AttemptError(EndpointRefusedError, problem, what_to_do, kind, wait, status, text)
 
-    def _unreachable(self, problem: str, kind: FailureKind) -> AttemptError:
-        what_to_do = "Start the server, or set llm.base_url to the address where it listens."
-        return AttemptError(EndpointUnreachableError, f"{self.url} {problem}", what_to_do, kind)
+    def _unreachable(self, problem: str, kind: FailureKind, cause: Exception | None = None) -> AttemptError:
+        if cause is not None:
+            text = str(cause) or type(cause).__name__
+            problem += f" ({keys.excerpt(text.encode('utf-8', 'surrogatepass'), self._secret)})"
+        start = "Start the server, or set llm.base_url to the address where it listens."
+        return AttemptError(EndpointUnreachableError, f"{self.url} {problem}", start, kind)
 
     def _unusable(self, problem: str, data: bytes) -> AttemptError:
-        begin = f"; it begins {excerpt(data, self._secret)}" if data else ""
+        begin = f"; it begins {keys.excerpt(data, self._secret)}" if data else ""
         what_to_do = "Check that llm.provider, llm.base_url and llm.model name what the endpoint serves."
         return AttemptError(EndpointReplyError, f"The answer of {self.url} {problem}{begin}", what_to_do, "transient")
-
-    def _quote(self, error: Exception) -> str:
-        return excerpt(str(error) or type(error).__name__, self._secret)

@@ -15,11 +15,12 @@ _EXCERPT_CHARACTERS = 200
 # Loggers of the HTTP library; at the finest level they write the headers of answers.
 _LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Prefixes of the keys of well-known services; a digit or a capital after it shows that it is not a word.
+# A prefix of a well-known service and a digit or a capital, as no word has; or a long name with small letters and
+# digits: names of variables are in capitals as a rule, and short where they are not, such as "gpt4_key".
 _KEY = re.compile(
     r"(?:sk|pk|rk|gsk|hf|r8|xai|nvapi|pplx|fw|tgp|csk|gh[pousr]|glpat|github_pat)_(?=.*[A-Z0-9])\w{4}|AIza"
+    r"|(?=.*[0-9])(?=.*[a-z])\w{20}"
 )
-_SHORTEST_KEY_LIKE = 20
 # Local servers often have keys such as "none", which may well occur in an answer's prose.
 _SHORTEST_REAL_KEY = 16
 _PORTS = 65536
@@ -28,7 +29,7 @@ _PORTS = 65536
 class Secret:
     """An API key, or the absence of one, that does not show when printed or formatted."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value",)  # vars() does not show it either
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -53,16 +54,8 @@ class Secret:
 
 
 def check_variable_name(name: str | None) -> None:
-    """Refuse what cannot be the name of an environment variable; None and an empty text are fine.
-
-    Raises:
-        ConfigurationError: It is not a name, or it is unset and looks like a key. The message does not repeat it.
-    """
-    # Names of variables are in capitals as a rule, and short where they are not, such as "gpt4_key".
-    mixed = any(c.isdigit() for c in name or "") and any(c.islower() for c in name or "")
-    if not name or (name in os.environ and _VARIABLE_NAME.fullmatch(name)):
-        return
-    if not _VARIABLE_NAME.fullmatch(name) or _KEY.match(name) or (mixed and len(name) >= _SHORTEST_KEY_LIKE):
+    """Raise `ConfigurationError` for what is not the name of a variable, or looks like a key; do not repeat it."""
+    if name and (not _VARIABLE_NAME.fullmatch(name) or (name not in os.environ and _KEY.match(name))):
         raise ConfigurationError(
             "llm.api_key_env is not the name of an environment variable (letters, digits and underscores); put the "
             "key itself in an environment variable such as OPENAI_API_KEY, and that variable's name here."
@@ -70,11 +63,7 @@ def check_variable_name(name: str | None) -> None:
 
 
 def read_key(name: str | None) -> Secret:
-    """Read the key from an environment variable; an unset or empty one means that there is no key.
-
-    Raises:
-        ConfigurationError: The key holds characters that a header cannot carry.
-    """
+    """Read the key from an environment variable; an unset or empty one means that there is no key."""
     value = os.environ.get(name, "").strip() if name else ""
     # Checked here because the HTTP library would quote the whole header in its error.
     if any(not "!" <= character <= "~" for character in value):
@@ -86,39 +75,25 @@ def read_key(name: str | None) -> Secret:
 
 
 def checked_base_url(text: str, path: str) -> httpx.URL:
-    """Parse an endpoint's address; errors do not quote what may hold a password.
-
-    Args:
-        text: The address, as it was set.
-        path: What the API adds to it.
-
-    Raises:
-        ConfigurationError: It is not the plain address of an HTTP API.
-    """
+    """Parse an endpoint's address, to which the API adds a path; errors do not quote what may hold a password."""
     example = "set it to an address such as http://127.0.0.1:8081/v1"
     try:
         url = httpx.URL(text.strip())
         url.host.encode("idna")  # as name resolution does; fails on an empty or overlong part
     except (httpx.InvalidURL, UnicodeError):
         raise ConfigurationError(f"llm.base_url is not a valid address; {example}.") from None
-    if url.userinfo or url.query or url.fragment:
-        raise ConfigurationError(
-            f"llm.base_url (host {url.host!r}) holds a user name, a password, a query or a fragment, which would show "
-            "in logs; leave them out, and put a key in the environment variable that llm.api_key_env names."
-        )
     if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 1) < _PORTS:
         raise ConfigurationError(f"llm.base_url is not an http:// or https:// address; {example}.")
-    if url.path.rstrip("/").endswith(path):
-        raise ConfigurationError(f"llm.base_url ends in {path}, which is added to it; leave that out.")
+    if url.userinfo or url.query or url.fragment or url.path.rstrip("/").endswith(path):
+        raise ConfigurationError(
+            f"llm.base_url (host {url.host!r}) holds a user name, a password, a query, a fragment or {path}, which is "
+            "added to it; leave them out, and put a key in the environment variable that llm.api_key_env names."
+        )
     return url
 
 
 def check_key_is_safe(url: httpx.URL, secret: Secret, key_env: str) -> None:
-    """Refuse to send a key unencrypted to another machine.
-
-    Raises:
-        ConfigurationError: There is a key, and the address is neither https nor this machine.
-    """
+    """Raise `ConfigurationError` if a key would be sent unencrypted to another machine."""
     if secret and url.scheme != "https" and not is_loopback(url.host):
         raise ConfigurationError(
             f"The key in {key_env} would travel to {url.host} unencrypted; use an https:// address in llm.base_url, a "
@@ -152,12 +127,10 @@ def redacted_logs(secret: Secret) -> Iterator[None]:
             logger.removeFilter(redact)
 
 
-def excerpt(text: bytes | str, secret: Secret) -> str:
+def excerpt(text: bytes, secret: Secret) -> str:
     """Return the beginning of foreign text: quoted, on one line, unprintable characters escaped, without the key."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", errors="backslashreplace")
     # Redacted first: cutting first could leave half of the key.
-    text = secret.redact(text).strip()
-    cut = text[:_EXCERPT_CHARACTERS]
+    clean = secret.redact(text.decode("utf-8", errors="backslashreplace")).strip()
+    cut = clean[:_EXCERPT_CHARACTERS]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
-    return f'"{shown}..."' if len(text) > len(cut) else f'"{shown}"'
+    return f'"{shown}..."' if len(clean) > len(cut) else f'"{shown}"'

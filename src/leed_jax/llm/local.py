@@ -10,17 +10,14 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from leed_jax.errors import ConfigurationError, EndpointUnreachableError
 from leed_jax.llm.client import ChatClient
-from leed_jax.llm.limits import Meter
 from leed_jax.llm.messages import ChatRequest, Reply
 from leed_jax.llm.openai import OpenAI
-from leed_jax.llm.retry import RetryPolicy
 
 _MAGIC = b"GGUF"
 _BLOCK = 2**20
@@ -39,38 +36,18 @@ class LocalModel:
         slots: Requests that are computed at the same time.
         context: Tokens of context for each of them.
         threads: Threads to compute with; None for one per core.
-        timeout_s: Seconds that one attempt may take.
-        response_format: As for `ChatClient`.
-        retry: How often to try.
-        meter: The limits of the attempts.
-
-    Raises:
-        ConfigurationError: The extra is missing, or the file is missing or not a GGUF file.
+        **settings: `timeout_s`, `response_format`, `retry` and `meter`, as for `ChatClient`.
     """
 
     def __init__(
-        self,
-        path: Path | str,
-        *,
-        slots: int = 1,
-        context: int = 4096,
-        threads: int | None = None,
-        timeout_s: float = 120.0,
-        response_format: str = "auto",
-        retry: RetryPolicy | None = None,
-        meter: Meter | None = None,
+        self, path: Path | str, *, slots: int = 1, context: int = 4096, threads: int | None = None, **settings: Any
     ) -> None:
         self.path = Path(path).expanduser()
         self._fingerprint = _fingerprint(self.path)
         if importlib.util.find_spec("xllamacpp") is None:
             raise ConfigurationError("llm=local needs the package xllamacpp; run: pip install 'leed-jax[local]'.")
         self._slots, self._context, self._threads = slots, context, threads or os.cpu_count() or 1
-        self._settings: dict[str, Any] = {
-            "timeout_s": timeout_s,
-            "response_format": response_format,
-            "retry": retry,
-            "meter": meter,
-        }
+        self._settings = settings
         # Made once without an address, to check the settings before the file is loaded.
         self.response_format = ChatClient(OpenAI(), self.path.stem, **self._settings).response_format
         self._server: _Server | None = None
@@ -78,17 +55,9 @@ class LocalModel:
 
     @property
     def identity(self) -> str:
-        """The file's name, size and a hash of parts of it, and the settings that decide an answer.
-
-        The context is one of them: a long conversation is cut by it.
-        """
-        settings = f"context={self._context} response_format={self.response_format}"
-        return f"local {self.path.stem} {self._fingerprint} {settings}"
-
-    @property
-    def response_format_now(self) -> str:
-        """The response format of the next request."""
-        return self.response_format if self._client is None else self._client.response_format_now
+        """The file's name, size and a hash of parts of it, and the settings that decide an answer."""
+        form = f"response_format={self.response_format}"
+        return f"local {self.path.stem} {self._fingerprint} context={self._context} {form}"
 
     async def __aenter__(self) -> Self:
         if self._server is not None:
@@ -96,10 +65,8 @@ class LocalModel:
         server = self._server = _Server(self.path, self._slots, self._context, self._threads)
         try:
             address = await asyncio.wrap_future(server.address)
-            url = f"{address}/v1"
-            client = ChatClient(
-                OpenAI(), self.path.stem, base_url=url, api_key_env="", connect_timeout_s=30.0, **self._settings
-            )
+            fixed: dict[str, Any] = {"base_url": f"{address}/v1", "api_key_env": "", "connect_timeout_s": 30.0}
+            client = ChatClient(OpenAI(), self.path.stem, **fixed, **self._settings)
             await _until_ready(address)
             self._client = await client.__aenter__()
         except BaseException:
@@ -108,27 +75,20 @@ class LocalModel:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         server, client, self._server, self._client = self._server, self._client, None, None
         if server is None or client is None:
             return
         try:
             # First, because the server drops a request when its connection is closed.
-            await client.__aexit__(kind, error, trace)
+            await client.__aexit__()
         finally:
             server.closing.set()
         # A long prompt that was given up may take longer than is worth waiting for.
         await asyncio.to_thread(server.thread.join, _END_S)
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """Ask the model (see `ChatClient.complete`).
-
-        Raises:
-            LLMError: There is no usable answer.
-            RuntimeError: The model was not entered (`async with`).
-        """
+        """Ask the model (see `ChatClient.complete`)."""
         if self._client is None:
             raise RuntimeError("This model is not loaded; use it inside `async with`.")
         return await self._client.complete(request)
@@ -138,12 +98,8 @@ class _Server:
     """A daemon thread that loads the model, serves it, and ends when `closing` is set and nothing is being computed.
 
     The server's destructor waits for what is being computed, and keeps Python from running meanwhile, so the server is
-    destroyed only when idle, in a thread that the end of the process does not wait for.
-
-    Attributes:
-        address: Where the server listens, or the `ConfigurationError` why the model cannot be loaded.
-        closing: Set it to end the server.
-        thread: The thread.
+    destroyed only when idle, in a thread that the end of the process does not wait for. `address` is where it listens,
+    or why the model cannot be loaded.
     """
 
     def __init__(self, path: Path, slots: int, context: int, threads: int) -> None:
@@ -154,23 +110,17 @@ class _Server:
         self.thread.start()
 
     def _run(self, path: Path, slots: int, context: int, threads: int) -> None:
-        try:
-            server = _serve(path, slots, context, threads)
-            address = str(server.listening_address)
-        except Exception as error:
-            self._answer(error=_unloadable(path, error))
-            return
-        self._answer(address)
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled: nobody waits any more
+            try:
+                server = _serve(path, slots, context, threads)
+                address = str(server.listening_address)
+            except Exception as error:
+                self.address.set_exception(_unloadable(path, error))
+                return
+            self.address.set_result(address)
         self.closing.wait()
         _wait_until_idle(address)
         del server
-
-    def _answer(self, address: str = "", error: Exception | None = None) -> None:
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled: nobody waits any more
-            if error is None:
-                self.address.set_result(address)
-            else:
-                self.address.set_exception(error)
 
 
 def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
@@ -193,11 +143,7 @@ def _serve(path: Path, slots: int, context: int, threads: int) -> Any:
 
 
 def _fingerprint(path: Path) -> str:
-    """Return a file's size and a hash of its beginning, middle and end; to read all of it would take long.
-
-    The beginning holds the architecture, the vocabulary and the chat template. Fine-tuned versions of one model differ
-    everywhere in their weights.
-    """
+    """Return a file's size and a hash of its beginning, middle and end; to read all of it would take long."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -216,30 +162,20 @@ def _fingerprint(path: Path) -> str:
 
 def _unloadable(path: Path, error: Exception) -> ConfigurationError:
     if isinstance(error, ImportError):
-        return ConfigurationError(
-            f"The package xllamacpp cannot be loaded ({error}); run: pip install --upgrade 'leed-jax[local]'."
-        )
-    return ConfigurationError(
-        f"llama.cpp cannot load llm.path={path} ({error}): the file is damaged or of a kind that it does not know, or "
-        "there is too little memory; try another file, or lower llm.context or llm.concurrency."
-    )
+        advice = "upgrade the package: pip install --upgrade 'leed-jax[local]'"
+    else:
+        advice = "the file is damaged or of an unknown kind, or memory is short; try lower llm.context, llm.concurrency"
+    return ConfigurationError(f"llama.cpp cannot load llm.path={path} ({error}): {advice}.")
 
 
 async def _until_ready(address: str) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=_READY_S) as client:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READY_S):
-                while not await _is_healthy(client, address):
-                    await asyncio.sleep(_POLL_S)
-                return
+        for _ in range(int(_READY_S / _POLL_S)):
+            with contextlib.suppress(httpx.HTTPError):
+                if (await client.get(f"{address}/health")).is_success:
+                    return
+            await asyncio.sleep(_POLL_S)
     raise EndpointUnreachableError(f"llama.cpp did not become ready within {_READY_S:g} s; try a smaller model.")
-
-
-async def _is_healthy(client: httpx.AsyncClient, address: str) -> bool:
-    try:
-        return (await client.get(f"{address}/health")).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _wait_until_idle(address: str) -> None:

@@ -5,73 +5,47 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from leed_jax.errors import ConfigurationError, LLMError
 
-ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant")
 # More than any answer takes, and small enough to be multiplied by a price.
 _MOST_TOKENS = 10**12
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation.
-
-    Attributes:
-        role: "system", "user" or "assistant".
-        content: The text.
-
-    Raises:
-        ConfigurationError: Another role.
-    """
+    """One message of a conversation; its role is "system", "user" or "assistant"."""
 
     role: str
     content: str
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise ConfigurationError(f"A message has the role {self.role!r}; use one of {', '.join(ROLES)}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the message as JSON data."""
-        return {"role": self.role, "content": self.content}
+        if self.role not in _ROLES:
+            raise ConfigurationError(f"A message has the role {self.role!r}; use one of {', '.join(_ROLES)}.")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Message":
-        """Build a message from what `to_dict` returned.
-
-        Raises:
-            ConfigurationError: The role is unknown, or a field is missing or not text.
-        """
-        role, content = data.get("role"), data.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
+        """Build a message from what `to_dict` returned, or raise `ConfigurationError`."""
+        if not isinstance(data.get("role"), str) or not isinstance(data.get("content"), str):
             raise ConfigurationError("A message needs the two text fields `role` and `content`.")
-        return cls(role, content)
+        return cls(data["role"], data["content"])
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """One question to a model, with everything that decides its answer.
 
-    Attributes:
-        messages: The conversation so far, oldest first.
-        temperature: Sampling temperature; 0 asks for the most likely text.
-        seed: Sampling seed; None leaves it to the endpoint. Equal requests are answered once, so requests that should
-            get different answers need different seeds.
-        max_tokens: Longest answer, in tokens.
-        response_schema: JSON schema of the answer, or None for free text.
-
-    Raises:
-        ConfigurationError: No messages, or a number out of range.
+    Equal requests are answered once, so requests that should get different answers need different seeds.
     """
 
-    messages: tuple[Message, ...]
-    temperature: float = 0.0
-    seed: int | None = None
-    max_tokens: int = 1024
-    response_schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    messages: tuple[Message, ...]  # the conversation so far, oldest first
+    temperature: float = 0.0  # 0 asks for the most likely text
+    seed: int | None = None  # None leaves it to the endpoint
+    max_tokens: int = 1024  # the longest answer
+    response_schema: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON schema; None for free text
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -84,21 +58,17 @@ class ChatRequest:
     def to_dict(self) -> dict[str, Any]:
         """Return the request as JSON data."""
         return {
-            "messages": [message.to_dict() for message in self.messages],
+            "messages": [asdict(message) for message in self.messages],
             # -0.0 is the same temperature, but would give another key.
             "temperature": abs(float(self.temperature)),
             "seed": self.seed,
             "max_tokens": self.max_tokens,
-            "response_schema": _plain(self.response_schema),
+            "response_schema": self.response_schema,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ChatRequest":
-        """Build a request from what `to_dict` returned.
-
-        Raises:
-            ConfigurationError: A field is missing, of the wrong type or out of range.
-        """
+        """Build a request from what `to_dict` returned, or raise `ConfigurationError`."""
         try:
             return cls(
                 messages=tuple(Message.from_dict(message) for message in data["messages"]),
@@ -113,12 +83,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that an answer took, as the endpoint counted them; 0 where it did not say.
-
-    Attributes:
-        prompt_tokens: Tokens of the question.
-        completion_tokens: Tokens of the answer.
-    """
+    """Tokens of a prompt and of its answer, as the endpoint counted them; 0 where it did not."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -136,7 +101,7 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as JSON data."""
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: object) -> "Usage":
@@ -147,46 +112,30 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of a model.
-
-    Attributes:
-        text: What it wrote.
-        usage: The tokens that it took.
-        finish_reason: Why it stopped ("stop"; "length" when `max_tokens` cut it), or None if unknown.
-        model: The model that answered, as the endpoint names it.
-        response_format: How the request's schema was enforced ("json_schema", "json_object" or "none"), or None if
-            unknown or if there was no schema.
-    """
+    """One answer of a model."""
 
     text: str
     usage: Usage
-    finish_reason: str | None
-    model: str
-    response_format: str | None = None
+    finish_reason: str | None  # "stop"; "length" when `max_tokens` cut it; or as the endpoint says
+    model: str  # as the endpoint names it
+    response_format: str | None = None  # how the schema was enforced; None if unknown or if there was no schema
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as JSON data."""
-        return {
-            "text": self.text,
-            "usage": self.usage.to_dict(),
-            "finish_reason": self.finish_reason,
-            "model": self.model,
-            **({} if self.response_format is None else {"response_format": self.response_format}),
-        }
+        data = asdict(self)
+        if self.response_format is None:
+            del data["response_format"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Reply":
-        """Build a reply from what `to_dict` returned.
-
-        Raises:
-            ConfigurationError: A field is missing or of the wrong type.
-        """
+        """Build a reply from what `to_dict` returned, or raise `ConfigurationError`."""
         text, model = data.get("text"), data.get("model")
-        if not isinstance(text, str) or not isinstance(model, str):
-            raise ConfigurationError("A stored reply needs the text fields `text` and `model`.")
         # Older transcripts do not have these.
         reason, response_format = data.get("finish_reason"), data.get("response_format")
-        if not isinstance(reason, str | None) or not isinstance(response_format, str | None):
+        if not (isinstance(text, str) and isinstance(model, str)):
+            raise ConfigurationError("A stored reply needs the text fields `text` and `model`.")
+        if not (isinstance(reason, str | None) and isinstance(response_format, str | None)):
             raise ConfigurationError("A stored reply's `finish_reason` and `response_format` must be text or null.")
         return cls(text, Usage.from_dict(data.get("usage")), reason, model, response_format)
 
@@ -201,11 +150,7 @@ class ChatModel(Protocol):
         ...
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """Answer one request.
-
-        Raises:
-            LLMError: There is no usable answer.
-        """
+        """Answer one request, or raise `LLMError`."""
         ...
 
 
@@ -215,23 +160,14 @@ async def complete_all(
     concurrency: int,
     on_done: Callable[[int, Reply | LLMError], None] | None = None,
 ) -> list[Reply | LLMError]:
-    """Answer many requests, a limited number at a time.
+    """Answer many requests, at most `concurrency` of them at the same time.
 
-    A failed request does not stop the others. Cancelling this call cancels the requests that are running and waits for
-    them to end.
+    A failed request does not stop the others. Cancelling this call cancels those that are running and waits for them.
 
-    Args:
-        model: The model to ask.
-        requests: What to ask.
-        concurrency: Most requests at the same time.
-        on_done: Called with the index and the outcome of each request; an exception that it raises stops the rest.
+    `on_done` is called with the index and the outcome of each request; an exception that it raises stops the rest.
 
     Returns:
-        For each request, in order, its reply or the `LLMError` that it ended in.
-
-    Raises:
-        ConfigurationError: `concurrency` is below 1.
-        LeedError: An error that concerns all requests, such as a journal that cannot be written.
+        For each request, in order, its reply or the `LLMError` that it ended in. Other errors end them all.
     """
     if concurrency < 1:
         raise ConfigurationError(f"llm.concurrency is {concurrency}; it must be 1 or more.")
@@ -251,8 +187,7 @@ async def complete_all(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(answer(*item)) for item in enumerate(requests)]
-    except BaseExceptionGroup as failures:
-        # Callers expect an error of this library, and the first one ended the others.
+    except BaseExceptionGroup as failures:  # the first one ended the others
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
@@ -260,32 +195,21 @@ async def complete_all(
 def request_key(model: str, request: ChatRequest) -> str:
     """Return the SHA-256 (64 hex digits) of a model and a request.
 
-    The endpoint's address is left out: replies stay usable when the same model is served elsewhere.
-
-    Args:
-        model: The model's name, or a `ChatModel.identity`.
-        request: The request.
-
-    Raises:
-        ConfigurationError: The response schema is not JSON data.
+    The model is a name or a `ChatModel.identity`. The endpoint's address is left out: replies stay usable when the same
+    model is served elsewhere.
     """
     return hashlib.sha256(to_json({"model": model, **request.to_dict()}, sort_keys=True)).hexdigest()
 
 
 def to_json(document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
-    """Encode a document that holds a request's data.
+    """Encode a document with a request's data, or raise `ConfigurationError` if its schema is not JSON data.
 
-    Args:
-        document: The document; only its response schema may be anything but JSON data.
-        sort_keys: Whether equal documents give equal bytes. Not for sending: some servers write the fields of an
-            answer in the order of the schema.
-
-    Raises:
-        ConfigurationError: The response schema is not JSON data.
+    With `sort_keys`, equal documents give equal bytes. Not for sending: some servers write the fields of an answer in
+    the order of the schema.
     """
     try:
-        # ASCII escapes can encode half a surrogate pair, too.
-        text = json.dumps(document, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        # ASCII escapes can encode half a surrogate pair, too; `dict` encodes other mappings.
+        text = json.dumps(document, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False, default=dict)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"The response schema of a chat request is not JSON data: {error}.") from error
     return text.encode("ascii")
@@ -295,12 +219,3 @@ def token_count(value: object) -> int:
     """Return a number of tokens, or 0 for anything that is not one: a usable answer outweighs odd bookkeeping."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
     return int(value) if is_count else 0  # type: ignore[call-overload]
-
-
-def _plain(value: object) -> Any:
-    """Return JSON data with every mapping as a dict and every sequence as a list."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -1,13 +1,12 @@
 """The chat completion API of OpenAI, which vLLM, Ollama, llama.cpp and many others offer as well."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from leed_jax.llm.formats import with_schema_text
 from leed_jax.llm.keys import Secret
 from leed_jax.llm.messages import ChatRequest, Reply, Usage, to_json
-from leed_jax.llm.provider import Dialect, Provider, read_model, read_object, valid_unicode
+from leed_jax.llm.provider import Dialect, Provider, read_model, read_object, valid_unicode, with_schema_text
 
 _OWN_HOST = "api.openai.com"
 # Reasons for which an answer may have no text: a model that thinks first may use up the length before it answers.
@@ -43,7 +42,7 @@ class OpenAI(Provider):
         if data["seed"] is None:
             del data["seed"]
         if schema is not None and response_format != "json_schema":
-            data["messages"] = [message.to_dict() for message in with_schema_text(request.messages, schema)]
+            data["messages"] = [asdict(message) for message in with_schema_text(request.messages, schema)]
         body: dict[str, Any] = {"model": model, **data, dialect.length_field: length, "stream": False}
         if schema is not None and response_format == "json_schema":
             named = {"name": "answer", "strict": True, "schema": schema}

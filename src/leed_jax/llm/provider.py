@@ -2,14 +2,20 @@
 
 import abc
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+import jsonschema
+import referencing
+import referencing.exceptions
+
+from leed_jax.errors import ConfigurationError
 from leed_jax.llm.keys import Secret
-from leed_jax.llm.messages import ChatRequest, Reply
+from leed_jax.llm.messages import ChatRequest, Message, Reply, to_json
 
 # The ways to ask for structured output, the strictest first.
 RESPONSE_FORMATS = ("json_schema", "json_object", "none")
@@ -18,30 +24,22 @@ _REFUSED_FIELD = re.compile(
 )
 _OPTIONAL_FIELDS = ("temperature", "seed")
 _CONTEXT_WORDS = ("context length", "context size", "context window", "context_length", "context_size", "too long")
+# Reasons for which an answer ended that say nothing about its form. Endpoints agree on few of the names.
+_NOT_ENDED = ("length", "max_tokens", "context", "filter", "refusal", "safety", "abort", "cancel", "error", "pause")
 _FORMAT_WORDS = ("response_format", "output_config", "json_schema", "json_object", "grammar", "guided", "schema")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How an endpoint wants its requests worded, as far as its refusals have shown.
+    """How an endpoint wants its requests worded, as far as its refusals have shown."""
 
-    Attributes:
-        length_field: The field that bounds the length of an answer.
-        swapped: Whether `length_field` was changed after a refusal, which happens once.
-        omitted: Fields that are not sent, because the model refuses them.
-    """
-
-    length_field: str = "max_tokens"
-    swapped: bool = False
-    omitted: frozenset[str] = frozenset()
+    length_field: str = "max_tokens"  # bounds the length of an answer
+    swapped: bool = False  # whether that was changed after a refusal, which happens once
+    omitted: frozenset[str] = frozenset()  # fields that are not sent
 
     def after(self, status: int, text: str) -> "Dialect | None":
-        """Return the dialect that a refusal asks for, or None if it asks for no other.
-
-        Args:
-            status: The error status.
-            text: What came with it.
-        """
+        """Return the dialect that a refusal, an error status with its text, asks for; None if it asks for no other."""
         text = text.lower()
         if status not in {400, 422} or is_about_length(text) or not _REFUSED_FIELD.search(text):
             return None
@@ -56,23 +54,14 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Provider(abc.ABC):
-    """One API. A provider holds no state and no secret.
+    """One API. A provider holds no state and no secret."""
 
-    Attributes:
-        name: Its name, which is part of the identity of an answer.
-        default_url: Its own address.
-        path: What is added to the address to ask for an answer.
-        key_env: The environment variable that usually holds its key; empty for none.
-        max_temperature: The highest temperature that it takes.
-        formats: The ways to ask for structured output that it knows, from `RESPONSE_FORMATS`, the strictest first.
-    """
-
-    name: str
-    default_url: str
-    path: str
-    key_env: str
+    name: str  # part of the identity of an answer
+    default_url: str  # its own address
+    path: str  # added to the address to ask for an answer
+    key_env: str  # the environment variable that usually holds its key; empty for none
     max_temperature: float
-    formats: tuple[str, ...] = RESPONSE_FORMATS
+    formats: tuple[str, ...] = RESPONSE_FORMATS  # those that it knows, the strictest first
 
     @abc.abstractmethod
     def dialect(self, host: str) -> Dialect:
@@ -88,46 +77,113 @@ class Provider(abc.ABC):
 
     @abc.abstractmethod
     def body(self, model: str, request: ChatRequest, response_format: str, dialect: Dialect) -> bytes:
-        """Write a request.
-
-        Args:
-            model: The model's name at the endpoint.
-            request: What to ask.
-            response_format: How the request's schema, if there is one, is passed on: one of `formats`.
-            dialect: How the endpoint wants it worded.
-
-        Returns:
-            The JSON body.
-
-        Raises:
-            ConfigurationError: The response schema is not JSON data.
-        """
+        """Write a request as a JSON body, with its schema, if there is one, as the response format says."""
 
     @abc.abstractmethod
     def read(self, body: bytes, model: str) -> Reply:
-        """Read an answer.
-
-        Args:
-            body: The answer's body.
-            model: The model's name, if the answer does not have one.
+        """Read the body of an answer; `model` is the model's name, if the answer does not have one.
 
         Raises:
             ValueError: It is not an answer; the message continues a sentence that begins with "The answer".
         """
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; other JSON data counts as an empty one.
+class FallbackFormat:
+    """The response format in use: with "auto" the strictest first, and a fallback where the endpoint fails with it.
 
-    Raises:
-        ValueError: It is not JSON; the message continues a sentence that begins with "The answer".
+    It falls back when the endpoint refused a format and accepted the next one, and when it accepted a format and
+    ignored it.
+
+    Args:
+        response_format: "auto", or the one to use.
+        formats: The response formats that the provider knows, the strictest first.
+        endpoint: The endpoint's address, for the log.
     """
+
+    def __init__(self, response_format: str, formats: Sequence[str], endpoint: str) -> None:
+        if response_format not in ("auto", *formats):
+            choices = ", ".join(("auto", *formats))
+            raise ConfigurationError(f"llm.response_format is {response_format!r}; use one of {choices}.")
+        self._formats = tuple(formats) if response_format == "auto" else (response_format,)
+        self._endpoint = endpoint
+        self.now = self._formats[0]
+
+    def after(self, response_format: str) -> str | None:
+        """Return the fallback of a response format, or None if there is none."""
+        index = self._formats.index(response_format) + 1
+        return self._formats[index] if index < len(self._formats) else None
+
+    def accepted(self, response_format: str) -> None:
+        """Note that the endpoint answered with this format, perhaps after it had refused stricter ones."""
+        self._fall_back(response_format, "refuses")
+
+    def ignored(self, response_format: str) -> None:
+        """Note that an answer does not keep to this format."""
+        self._fall_back(self.after(response_format) or response_format, "ignores")
+
+    def _fall_back(self, response_format: str, verb: str) -> None:
+        # Concurrent requests may come to the same conclusion, or to an older one.
+        if self._formats.index(response_format) > self._formats.index(self.now):
+            text = "%s %s response_format=%s; from now on %s is used."
+            _log.warning(text, self._endpoint, verb, self.now, response_format)
+            self.now = response_format
+
+
+def refuses_format(status: int, text: str) -> bool:
+    """Return whether an error status may be due to the response format alone."""
+    if is_about_length(text):
+        return False
+    return status in {400, 422} or (status in {500, 501} and is_about_format(text))
+
+
+def with_schema_text(messages: Sequence[Message], schema: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the messages with the schema added as text, at the end, so that endpoints can cache the beginning."""
+    to_json({"schema": schema})  # raises unless it is JSON data
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), default=dict)
+    text = f"Answer with JSON that keeps to this JSON schema, and with nothing else:\n{text}"
+    *head, last = messages
+    if last.role != "user":
+        return (*messages, Message("user", text))
+    return (*head, Message("user", f"{last.content}\n\n{text}"))
+
+
+def is_cut(reply: Reply, max_tokens: int) -> bool:
+    """Return whether an answer was ended by its length, a filter or the like, rather than by the model."""
+    reason = (reply.finish_reason or "").lower()
+    return any(word in reason for word in _NOT_ENDED) or reply.usage.completion_tokens >= max_tokens
+
+
+def keeps_to(text: str, response_format: str, schema: Mapping[str, Any] | None) -> bool:
+    """Return whether an answer is what its response format promises: JSON, by the schema if there is one."""
+    if response_format == "none":
+        return True
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) if schema is None else _is_valid(document, schema)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_valid(document: object, schema: Mapping[str, Any]) -> bool:
+    # The empty registry keeps references to other addresses from being followed.
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+        return kind(schema, registry=referencing.Registry()).is_valid(document)
+    except (jsonschema.exceptions.SchemaError, referencing.exceptions.Unresolvable, RecursionError):
+        return True  # a schema that cannot be applied says nothing about the answer
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body, other JSON data as an empty one; errors are like those of `Provider.read`."""
     try:
         document = json.loads(body.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
     except (ValueError, RecursionError):
-        raise ValueError("is not JSON, or was cut short") from None
+        raise ValueError("is not JSON in UTF-8, or was cut short") from None
     return document if isinstance(document, dict) else {}
 
 
@@ -148,28 +204,21 @@ def valid_unicode(text: str) -> str:
 
 def is_about_length(text: str) -> bool:
     """Return whether a refusal says that prompt and answer do not fit into the model's context."""
-    text = text.lower()
-    return any(word in text for word in _CONTEXT_WORDS)
+    return any(word in text.lower() for word in _CONTEXT_WORDS)
 
 
 def is_about_format(text: str) -> bool:
     """Return whether a refusal is about the response format."""
-    text = text.lower()
-    return any(word in text for word in _FORMAT_WORDS)
+    return any(word in text.lower() for word in _FORMAT_WORDS)
 
 
 def advice(status: int, text: str, key_env: str, *, has_key: bool, has_format: bool) -> str:
-    """Return a sentence that says what to do about an error status.
-
-    Args:
-        status: The status, 300 or more.
-        text: What came with it.
-        key_env: The environment variable that holds the key; empty if there is none.
-        has_key: Whether a key was sent.
-        has_format: Whether a response format was sent.
-    """
+    """Return a sentence that says what to do about an error status, 300 or more, that came with a text."""
     if status in {401, 403}:
-        return _key_advice(key_env, has_key)
+        wrong = f"It does not accept the key in the environment variable {key_env}; set that to a valid key."
+        missing = f"set the environment variable {key_env} to your key"
+        unnamed = "set llm.api_key_env to the name of the environment variable that holds the key"
+        return wrong if has_key else f"No key was sent; {missing if key_env else unnamed}."
     if status in {400, 413, 422} and is_about_length(text):
         return "Lower llm.max_tokens, or serve the model with a longer context (with llm=local, raise llm.context)."
     if status == 400 and "credit balance" in text.lower():  # noqa: PLR2004
@@ -179,25 +228,12 @@ def advice(status: int, text: str, key_env: str, *, has_key: bool, has_format: b
     return _ADVICE.get(status) or _CLASS_ADVICE[min(status // 100, 5)]
 
 
-def _key_advice(key_env: str, has_key: bool) -> str:
-    if not key_env:
-        return "No key was sent; set llm.api_key_env to the name of the environment variable that holds the key."
-    if has_key:
-        return f"It does not accept the key in the environment variable {key_env}; set that to a valid key."
-    return f"No key was sent; set the environment variable {key_env} to your key."
-
-
 _ADVICE = {
     400: "The endpoint does not accept the request; its message says what, often an unknown llm.model.",
     402: "The account at the endpoint has no credit left.",
     404: "Check that llm.base_url ends where the API begins (usually in /v1) and that llm.model is served there.",
-    405: "Check that llm.base_url ends where the API begins (usually in /v1).",
-    407: "A proxy asks for a password; check the proxy variables of the environment.",
-    413: "The prompt is too large for the endpoint; shorten it.",
     429: "Wait, lower llm.concurrency or llm.requests_per_minute, or check the quota of the account.",
-    502: "Something between here and the model answered; check that the model's server runs.",
     503: "The server may still be loading the model; try again when it is ready.",
-    529: "The endpoint is overloaded; try again later.",
 }
 _CLASS_ADVICE = {
     3: "Redirects are not followed, so as not to hand the key on; set llm.base_url to the final address.",

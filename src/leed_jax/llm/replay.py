@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from leed_jax.errors import BudgetError, ConfigurationError, ReplayError
@@ -13,7 +12,6 @@ from leed_jax.llm.messages import ChatRequest, Reply, request_key
 
 _ADVICE = "Ask a model for it with llm=openai, llm=anthropic or llm=local, or replay the settings that were recorded."
 _USE = "set llm.path to a demonstration set, or to the transcript of one"
-_LARGEST = 2**30
 _NOT_SENT = "The recorded request was not sent, because a limit of calls, tokens or money was reached."
 _log = logging.getLogger(__name__)
 
@@ -28,12 +26,8 @@ class Replay:
     and length and another prompt: prompts hold computed figures, which may be rounded differently on another machine.
 
     Args:
-        transcript: A file of JSON lines, each with a `request` and a `reply` (null where there was none), such as the
-            `transcript.jsonl` of a demonstration set. A line without a reply that says `"sent": false` is a request
-            that a cap kept from being sent.
-
-    Raises:
-        ConfigurationError: The file cannot be read, or is not a transcript.
+        transcript: A file of JSON lines, each with a `request` and a `reply` (null where there was none; with
+            `"sent": false` where a cap kept it from being sent), such as the `transcript.jsonl` of a demonstration set.
 
     Attributes:
         replayed: Requests answered.
@@ -52,9 +46,6 @@ class Replay:
             if line.strip():
                 self._add(number, line)
 
-    def __len__(self) -> int:
-        return len(self._exact)
-
     @property
     def identity(self) -> str:
         """The transcript's content."""
@@ -63,9 +54,7 @@ class Replay:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self.inexact:
             text = "%d of %d replies from %s were recorded for a prompt that differs from the present one."
             _log.warning(text, self.inexact, self.replayed, self.path)
@@ -74,7 +63,7 @@ class Replay:
         """Answer a request from the transcript.
 
         Raises:
-            BudgetError: A cap kept it from being sent when it was recorded; whoever stopped there then stops there now.
+            BudgetError: A cap kept it from being sent when it was recorded.
             ReplayError: No such request was recorded, or it got no reply then.
         """
         key = request_key("", request)
@@ -92,11 +81,10 @@ class Replay:
         found = list(self._similar.get(_sampling(request), {}).values())
         if len(found) == 1:
             return found[0]
-        what = f"{len(found)} of them" if found else "none"
         raise ReplayError(
             f"{self.path} does not have this request; of those with seed {request.seed}, temperature "
-            f"{request.temperature:g} and max_tokens {request.max_tokens}, which could stand for it if there were one, "
-            f"there is {what}. {_ADVICE}"
+            f"{request.temperature:g} and max_tokens {request.max_tokens}, of which a single one could stand for it, "
+            f"there are {len(found)}. {_ADVICE}"
         )
 
     def _add(self, number: int, line: bytes) -> None:
@@ -129,12 +117,10 @@ def _recorded(data: Mapping[str, Any]) -> _Recorded:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size <= _LARGEST:
-            return path.read_bytes()
-        reason = f"larger than {_LARGEST} bytes"
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-    raise ConfigurationError(f"The transcript {path} cannot be read ({reason}); {_USE}.")
+        raise ConfigurationError(f"The transcript {path} cannot be read ({reason}); {_USE}.") from None
 
 
 def _sampling(request: ChatRequest) -> tuple[Any, ...]:

@@ -12,70 +12,39 @@ from typing import Literal
 from leed_jax.errors import ConfigurationError, LLMError
 
 FailureKind = Literal["connect", "transient", "final"]
-_TRANSIENT_STATUS = frozenset({408, 409, 429})
-_FIRST_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently one request is tried.
+    """How often and how patiently one request is tried."""
 
-    Attributes:
-        attempts: Attempts in all, the first one included.
-        wait_initial_s: Wait before the second attempt; it doubles from attempt to attempt.
-        wait_max_s: Longest of those waits.
-        wait_jitter_s: Upper bound of the random time added to each wait, also to those that an endpoint asks for, so
-            that requests that failed together do not come back together.
-        connect_attempts: Attempts, of the above, that may end without a connection; few, so that an endpoint that is
-            down is reported soon.
-        connect_wait_s: Wait after the first attempt without a connection; it doubles too.
-        retry_after_max_s: Longest wait that an endpoint may ask for; a request that would have to wait longer fails.
-        total_s: Longest time for the whole request, without the waits for the rate limits.
-
-    Raises:
-        ConfigurationError: A number is out of range.
-    """
-
-    attempts: int = 4
-    wait_initial_s: float = 0.5
-    wait_max_s: float = 8.0
-    wait_jitter_s: float = 1.0
-    connect_attempts: int = 3
-    connect_wait_s: float = 0.25
-    retry_after_max_s: float = 60.0
-    total_s: float = 600.0
+    attempts: int = 4  # in all, the first one included
+    wait_initial_s: float = 0.5  # before the second attempt; it doubles from attempt to attempt
+    wait_max_s: float = 8.0  # the longest of those waits
+    wait_jitter_s: float = 1.0  # the most random time added to each wait, to spread requests that failed together
+    connect_attempts: int = 3  # attempts, of these, that may end without a connection; few, to report it soon
+    connect_wait_s: float = 0.25  # after the first such attempt; it doubles too
+    retry_after_max_s: float = 60.0  # the longest wait that an endpoint may ask for; otherwise the request fails
+    total_s: float = 600.0  # for the whole request, without the waits for the rate limits
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.connect_attempts < 1:
-            raise ConfigurationError("A request needs at least one attempt; set attempts and connect_attempts to 1+.")
-        waits = (self.wait_initial_s, self.wait_max_s, self.wait_jitter_s, self.connect_wait_s, self.retry_after_max_s)
-        if not all(math.isfinite(wait) and wait >= 0 for wait in waits):
-            raise ConfigurationError("The waits between attempts must be finite numbers of seconds, 0 or more.")
-        if not math.isfinite(self.total_s) or self.total_s <= 0:
-            raise ConfigurationError(f"total_s is {self.total_s}; it must be a finite number of seconds above 0.")
+        for name, value in vars(self).items():
+            least = 1 if name.endswith("attempts") else 0
+            if not least <= value < math.inf or (name == "total_s" and value == 0):
+                raise ConfigurationError(f"{name} is {value}; it must be a finite number, {least} or more.")
 
 
 @dataclass(eq=False, repr=False)
 class AttemptError(Exception):
-    """One attempt failed; callers of the client get `last` instead.
+    """One attempt failed; callers of the client get `last` instead."""
 
-    Attributes:
-        error_type: The type of the error if this was the last attempt.
-        problem: What went wrong, without a full stop.
-        advice: What to do about it, as a sentence.
-        kind: "connect" (no connection), "transient" or "final" (asking again would not help).
-        wait_s: The wait that the endpoint asked for.
-        status: The error status, or 0 if there was none.
-        body: The text that came with the error status.
-    """
-
-    error_type: type[LLMError]
-    problem: str
-    advice: str
-    kind: FailureKind
-    wait_s: float | None = None
+    error_type: type[LLMError]  # of the error for the caller
+    problem: str  # what went wrong, without a full stop
+    advice: str  # what to do about it, a sentence
+    kind: FailureKind  # final if asking again would not help
+    wait_s: float | None = None  # what the endpoint asked for
     status: int = 0
-    body: str = ""
+    body: str = ""  # what came with the error status
 
     def __post_init__(self) -> None:
         super().__init__(self.problem)  # all that is logged: the body may hold the key
@@ -88,13 +57,7 @@ class AttemptError(Exception):
 
 @dataclass
 class Attempts:
-    """The attempts at one request so far, and the time that is left for more; call it as a backoff hook of stamina.
-
-    Attributes:
-        policy: How often to try, and with what waits.
-        failures: The attempts that failed.
-        bound: The time limit of the whole request.
-    """
+    """The failed attempts at one request, and the time that is left for more; a backoff hook of stamina."""
 
     policy: RetryPolicy
     failures: list[AttemptError] = field(default_factory=list)
@@ -131,38 +94,28 @@ class Attempts:
             self.bound.reschedule(end)
 
 
-def is_transient(status: int) -> bool:
-    """Return whether an error status may go away by itself."""
-    return status in _TRANSIENT_STATUS or status >= _FIRST_SERVER_ERROR
-
-
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait, or None if it does not say or cannot be understood.
+    """Return the seconds that an answer's headers, by lower-case name, ask to wait, or None if they cannot be read.
 
-    Args:
-        headers: The answer's headers, by lower-case name: `retry-after-ms` in milliseconds, or `retry-after` in seconds
-            or as an HTTP date.
+    They are `retry-after-ms` in milliseconds, or `retry-after` in seconds or as an HTTP date.
     """
-    milliseconds, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    milliseconds, text = _number(headers.get("retry-after-ms", "")), headers.get("retry-after", "")
     if milliseconds is not None:
         return milliseconds / 1000
-    seconds = _number(text)
-    return _until(text) if seconds is None else seconds
-
-
-def _number(text: str | None) -> float | None:
+    if (seconds := _number(text)) is not None:
+        return seconds
     try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
-
-
-def _until(text: str | None) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text or "")
+        moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
         return None
     # The parser leaves out the zone for "-0000"; an HTTP date is always in UTC.
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
