@@ -162,8 +162,8 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_thousand_requests_with_faults_and_five_kills(tmp_path: Path) -> None:
-    path, count, concurrency = tmp_path / "j", 1000, 24
+def test_many_requests_with_faults_and_three_kills(tmp_path: Path) -> None:
+    path, count, concurrency = tmp_path / "j", 300, 24
     numbers, endpoint, lost = list(range(count)), Endpoint(), collections.Counter[int]()
 
     async def run_and_kill(after: int) -> None:
@@ -175,7 +175,7 @@ def test_a_thousand_requests_with_faults_and_five_kills(tmp_path: Path) -> None:
     async def main() -> None:
         seen: list[tuple[set[int], collections.Counter[int]]] = []
         async with endpoint.open():
-            for after in (1, 150, 400, 750, 1050):
+            for after in (1, 100, 280):
                 await run_and_kill(after)
                 kept = set(replies(path, endpoint.base_url, count))
                 unseen = {number for number, times in endpoint.answered.items() if times > lost[number]} - kept
@@ -194,7 +194,7 @@ def test_a_thousand_requests_with_faults_and_five_kills(tmp_path: Path) -> None:
         assert len(seen[-1][0]) > count // 2
         # Nothing was paid twice but what was on its way to a process that was killed.
         assert endpoint.answered == collections.Counter(numbers) + lost
-        assert endpoint.faults == 300
+        assert endpoint.faults == 90
         print(last, again)
         assert max(last["megabytes"], again["megabytes"]) < 80
 
@@ -202,11 +202,11 @@ def test_a_thousand_requests_with_faults_and_five_kills(tmp_path: Path) -> None:
     found = replies(path, endpoint.base_url, count)
     assert {number: reply.text for number, reply in found.items()} == {number: text_of(number) for number in numbers}
     spent = Journal(path).spent()
-    assert endpoint.asked.total() <= spent.calls <= endpoint.asked.total() + 5 * concurrency
+    assert endpoint.asked.total() <= spent.calls <= endpoint.asked.total() + 3 * concurrency
 
 
 def test_two_processes_that_share_a_cache_pay_each_reply_once(tmp_path: Path) -> None:
-    path, count, endpoint = tmp_path / "j", 200, Endpoint(delay=0.02)
+    path, count, endpoint = tmp_path / "j", 80, Endpoint(delay=0.02)
     numbers = list(range(count))
 
     async def main() -> None:
@@ -244,7 +244,7 @@ def test_a_process_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
     assert set(twice.values()) <= {1}
 
 
-@pytest.mark.parametrize("limits", [{"max_calls": 60}, {"max_total_tokens": 1500}, {"max_cost": 1.5}])
+@pytest.mark.parametrize("limits", [{"max_calls": 60}, {"max_cost": 1.5}])
 def test_caps_hold_over_kills(tmp_path: Path, limits: dict[str, float]) -> None:
     path, count, concurrency, endpoint = tmp_path / "j", 300, 4, Endpoint(faulty="max_calls" in limits)
     numbers = list(range(count))
@@ -254,7 +254,7 @@ def test_caps_hold_over_kills(tmp_path: Path, limits: dict[str, float]) -> None:
 
     async def main() -> dict[str, Any]:
         async with endpoint.open():
-            for after in (15, 30):
+            for after in (20,):
                 process = await start(endpoint, path, numbers, **settings)
                 await endpoint.until(lambda least=after: endpoint.asked.total() >= least)
                 await kill(process)
@@ -272,7 +272,7 @@ def test_caps_hold_over_kills(tmp_path: Path, limits: dict[str, float]) -> None:
 
     end = asyncio.run(main())
     spent: Spending = end["spent"]
-    lost = 2 * concurrency
+    lost = concurrency
     if "max_calls" in limits:
         assert spent.calls == 60
         assert 60 - lost <= end["asked"] <= 60

@@ -23,7 +23,6 @@ _KEY = re.compile(
 )
 # Local servers often have keys such as "none", which may well occur in an answer's prose.
 _SHORTEST_REAL_KEY = 16
-_PORTS = 65536
 
 
 class Secret:
@@ -82,7 +81,7 @@ def checked_base_url(text: str, path: str) -> httpx.URL:
         url.host.encode("idna")  # as name resolution does; fails on an empty or overlong part
     except (httpx.InvalidURL, UnicodeError):
         raise ConfigurationError(f"llm.base_url is not a valid address; {example}.") from None
-    if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 1) < _PORTS:
+    if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 1) < 2**16:
         raise ConfigurationError(f"llm.base_url is not an http:// or https:// address; {example}.")
     if url.userinfo or url.query or url.fragment or url.path.rstrip("/").endswith(path):
         raise ConfigurationError(

@@ -56,8 +56,8 @@ class LocalModel:
     @property
     def identity(self) -> str:
         """The file's name, size and a hash of parts of it, and the settings that decide an answer."""
-        form = f"response_format={self.response_format}"
-        return f"local {self.path.stem} {self._fingerprint} context={self._context} {form}"
+        settings = f"context={self._context} response_format={self.response_format}"
+        return f"local {self.path.stem} {self._fingerprint} {settings}"
 
     async def __aenter__(self) -> Self:
         if self._server is not None:

@@ -92,12 +92,7 @@ class FallbackFormat:
     """The response format in use: with "auto" the strictest first, and a fallback where the endpoint fails with it.
 
     It falls back when the endpoint refused a format and accepted the next one, and when it accepted a format and
-    ignored it.
-
-    Args:
-        response_format: "auto", or the one to use.
-        formats: The response formats that the provider knows, the strictest first.
-        endpoint: The endpoint's address, for the log.
+    ignored it. `endpoint` is its address, for the log.
     """
 
     def __init__(self, response_format: str, formats: Sequence[str], endpoint: str) -> None:
