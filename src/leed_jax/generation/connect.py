@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import shutil
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
