@@ -15,7 +15,8 @@ import leed_jax
 from leed_jax.cli.run import main
 from leed_jax.config.compose import compose_config, experiment_names, quoted
 from leed_jax.errors import ConfigurationError
-from leed_jax.learning.config import ALGORITHMS, from_dictionary
+from leed_jax.config import from_dictionary
+from leed_jax.learning.config import ALGORITHMS
 from leed_jax.version import __version__
 
 
