@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 # Tiny programs take far longer to compile than to run. All processes of a test session, and the commands that they
-# start, compile without most optimisations and share one cache, which is deleted at the end. JAX reads the environment
-# when it is imported. An entry of the cache that another process is just writing cannot be read, and is compiled again.
+# start, compile without most optimisations and share one cache, which is deleted at the end. The two flags of XLA make
+# compilation three times as fast again. JAX reads the environment when it is imported. An entry of the cache that
+# another process is just writing cannot be read, and is compiled again.
 _FOLDER = "LEED_JAX_TEST_CACHE"
 _OWNS_CACHE = _FOLDER not in os.environ
 os.environ.setdefault(_FOLDER, tempfile.mkdtemp(prefix="leed-jax-test-") if _OWNS_CACHE else "")
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.update(
+    XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '').replace(_QUICK, '')} {_QUICK}".strip(),
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     JAX_COMPILATION_CACHE_DIR=os.environ[_FOLDER],
     LEED_JAX_CACHE=os.environ[_FOLDER],

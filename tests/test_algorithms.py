@@ -10,11 +10,11 @@ import pytest
 from probes import Aim, Choice, hparams
 from tiny_run import Walk, record_walk, settings
 
-from leed_jax.networks.config import NetworkConfig
 from leed_jax.config.compose import compose_config
 from leed_jax.errors import ConfigurationError
 from leed_jax.learning.algorithms import make_algorithm
 from leed_jax.learning.config import imitation_alone
+from leed_jax.networks.config import NetworkConfig
 from leed_jax.training.program import Program, final_returns, prepare
 
 

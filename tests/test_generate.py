@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from probes import Line, MeasuredLine
 from scripted import FAR, HALF, NEAR, RETURN, SMALL, UNEQUAL, Scripted, text
-from tiny_run import quick_compilation
 
 from leed_jax.config import LLMConfig
 from leed_jax.errors import (
@@ -29,12 +27,6 @@ from leed_jax.llm import Reply
 LLM = LLMConfig(model="m", concurrency=1)
 STILL = MeasuredLine(scattered=False)
 NONE = np.zeros(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def generation(*script: Any, environment: Any = None, more: dict[str, Any] | None = None, **settings: Any) -> Any:

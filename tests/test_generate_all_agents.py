@@ -3,15 +3,12 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import numpy as np
-import pytest
 from probes import Line
 from scripted import RETURN, SMALL, Scripted, text
-from tiny_run import quick_compilation
 
 from leed_jax.config import LLMConfig
 from leed_jax.errors import PlanShapeError
@@ -26,12 +23,6 @@ EACH = [
     *[("Walk", "mark_3", "agent_0"), ("Walk", "mark_3", "agent_1")],
     *[("Stay", "forever", "agent_0"), ("Stay", "forever", "agent_1")],
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def outcome_of(reply: str, **settings):

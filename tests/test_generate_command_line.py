@@ -6,7 +6,6 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from loopback import closed_port, good, refusal, serving
 from probes import Line, MeasuredLine
 from rich.console import Console
 from scripted import FAR, HALF, NEAR, RETURN, SMALL, text
-from tiny_run import quick_compilation
 
 from leed_jax.cli.generate import main
 from leed_jax.config import RunConfig
@@ -30,12 +28,6 @@ from leed_jax.llm import Limits, Meter, Reply, Spending, Usage
 
 SECRET = "sk-very-secret-0123456789"  # noqa: S105 - a made-up one
 FOUR = [good(text(NEAR)), good(text(FAR)), good(text(HALF)), good("I cannot help with that.")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def settings(out: Path | None, *more: str, environment: str = "Line") -> list[str]:

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from probes import Line, MeasuredLine
 from scripted import SMALL, Scripted
-from tiny_run import quick_compilation
 
 from leed_jax.config import LLMConfig
 from leed_jax.demonstrations import initial_state_keys
@@ -25,12 +23,6 @@ from leed_jax.llm import ChatRequest
 SETTINGS = dataclasses.replace(SMALL, kind="episodes", rounds=2, candidates=2, episodes=5, episodes_per_prompt=2)
 LINE = MeasuredLine()
 STARTS = np.asarray(jax.vmap(lambda key: LINE.reset(key)[0].position)(initial_state_keys(0, 5)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def plan(mark: int) -> list[list[str]]:

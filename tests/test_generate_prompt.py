@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import Choice, Line, MeasuredLine, Named
 from scripted import SMALL, Scripted
-from tiny_run import quick_compilation
 
 from leed_jax.config import LLMConfig
 from leed_jax.envs.mpe_spread import SimpleSpread
@@ -41,12 +40,6 @@ TEMPLATES = {
     "plan_teams_v1": "relational",
     "episodes_v1": "episodes",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 def whole_prompt(template: Template, environment: Any) -> str:

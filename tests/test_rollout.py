@@ -138,7 +138,7 @@ def test_plans_are_executed_in_the_learners_own_states() -> None:
         ]
     )
     # The positions in the plans outlast a rollout; an episode has 8 steps.
-    rollouts, states = gather(environment, 6, rollouts=4, num_envs=5, plans=plans)
+    rollouts, states = gather(environment, 6, rollouts=4, num_envs=16, plans=plans)
     whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rollouts)
     expected = instructed_by_hand(whole, environment.marks)
     # Learners that act at random reach the marks that end an instruction, and pass them.
@@ -146,7 +146,7 @@ def test_plans_are_executed_in_the_learners_own_states() -> None:
     np.testing.assert_array_equal(whole.expert_action, expected)
     assert np.max(states[0].instruction) > 0
     # The last rollout ends with an episode.
-    np.testing.assert_array_equal(states[3].instruction, np.zeros((5, 2)))
+    np.testing.assert_array_equal(states[3].instruction, np.zeros((16, 2)))
 
 
 def test_without_plans_there_are_no_expert_actions() -> None:
