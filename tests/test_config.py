@@ -1,8 +1,10 @@
 import dataclasses
+import re
 
 import pytest
 import tiny_run
 
+from leed_jax.cli.common import help_text
 from leed_jax.config import (
     GenerateConfig,
     RunConfig,
@@ -12,9 +14,12 @@ from leed_jax.config import (
     make_environment,
     to_dictionary,
 )
+from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import complete
 from leed_jax.config.options import attribute_meanings, nearest, options
 from leed_jax.errors import ConfigurationError, EnvironmentContractError
+from leed_jax.learning.config import ExpertConfig, Hparams, PPOConfig, QLearningConfig
+from leed_jax.networks.config import NetworkConfig
 
 SPREAD = "leed_jax.envs.mpe_spread:SimpleSpread"
 
@@ -226,3 +231,35 @@ def test_a_class_without_the_protocol_is_refused():
 
 def test_a_class_may_stand_in_any_importable_module():
     assert make_environment({"name": "tiny_run:Walk", "max_steps": 7}) == tiny_run.Walk(max_steps=7)
+
+
+@pytest.mark.parametrize(("command", "kind"), [("run", RunConfig), ("generate", GenerateConfig)])
+def test_help_shows_every_key_with_its_default_and_choices(command, kind):
+    lines = help_text("", kind).splitlines()
+    shown = {m[1]: (m[2], n) for n, line in enumerate(lines) if (m := re.match(r"  ([\w.]+)=(\S*)", line))}
+    found = [option for option in options(kind) if not option.section]
+    assert list(shown) == [option.key for option in found]
+    for option, number in zip(found, [*[n for _, n in shown.values()][1:], len(lines)], strict=True):
+        value, first = shown[option.key]
+        text = " ".join(lines[first:number])
+        for choice in option.choices:
+            assert choice in text, (option.key, choice)
+        if isinstance(option.default, (int, float, str)):
+            assert value.lower() == str(option.default).lower()
+
+
+def test_a_default_stands_once():
+    """What the command line shows is what the engine's own classes hold."""
+    config = RunConfig()
+    assert (config.network, config.ppo, config.expert, config.q_learning) == (
+        NetworkConfig(),
+        PPOConfig(),
+        ExpertConfig(),
+        QLearningConfig(),
+    )
+    assert Hparams(total_updates=1.0).ppo == config.ppo
+
+
+def test_a_key_of_the_other_command_is_named_as_such():
+    with pytest.raises(ConfigurationError, match=r"num_envs is a key of python -m leed_jax\.run"):
+        compose_config(["experiment=mpe_spread", "num_envs=4"], GenerateConfig)

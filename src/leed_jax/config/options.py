@@ -21,6 +21,7 @@ class Option:
         whole: whether its value is a whole number.
         text: whether its value is a text.
         section: whether it holds further keys.
+        choices: the words that it takes; empty if it takes others.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Option:
     whole: bool
     text: bool
     section: bool
+    choices: tuple[str, ...] = ()
 
 
 def options(cls: type, prefix: str = "") -> Iterator[Option]:
@@ -40,7 +42,10 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         meaning = inspect.cleandoc(hint.__doc__ or "").splitlines()[0] if section else meanings.get(field.name, "")
-        yield Option(key, default, meaning, int in kinds, str in kinds, section)
+        choices = field.metadata.get("choices", ())
+        if not all(re.search(rf"\b{choice}\b", meaning) for choice in choices):
+            meaning = f"{meaning.rstrip('.')}: {', '.join(choices)}."
+        yield Option(key, default, meaning, int in kinds, str in kinds, section, choices)
         if section:
             yield from options(hint, f"{key}.")
 

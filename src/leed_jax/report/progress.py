@@ -52,7 +52,7 @@ class LiveLine:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self.live = console.is_terminal and not console.is_dumb_terminal
+        self.live = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
         self._progress: Progress | None = None
 
     def __enter__(self) -> "LiveLine":
