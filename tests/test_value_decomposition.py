@@ -24,7 +24,7 @@ from leed_jax.learning.q_learning import (
     make_q_chunk,
     q_actor,
 )
-from leed_jax.learning.replay_buffer import add_round, empty_buffer, sample_items
+from leed_jax.learning.replay_buffer import add_rollout, empty_buffer, sample_transitions
 from leed_jax.learning.rollout import collect, init_rollout
 from leed_jax.networks.config import NetworkConfig
 from leed_jax.networks.values import Mixer, QNetwork, QParameters, explore, joint_values
@@ -317,7 +317,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 def test_new_rounds_take_the_place_of_the_oldest() -> None:
     buffer = empty_buffer({"x": jnp.zeros(2, jnp.int32)}, 3)
     for number in range(5):
-        buffer = add_round(buffer, {"x": jnp.array([10 * number, 10 * number + 1], jnp.int32)})
+        buffer = add_rollout(buffer, {"x": jnp.array([10 * number, 10 * number + 1], jnp.int32)})
     np.testing.assert_array_equal(buffer.content["x"], [[30, 31], [40, 41], [20, 21]])
     assert int(buffer.added) == 5
 
@@ -325,8 +325,8 @@ def test_new_rounds_take_the_place_of_the_oldest() -> None:
 def test_everything_in_the_buffer_is_sampled_and_nothing_else() -> None:
     buffer = empty_buffer(jnp.zeros(2, jnp.int32), 3)
     for number, expected in enumerate([{1, 2}, {1, 2, 3, 4}, {1, 2, 3, 4, 5, 6}, {3, 4, 5, 6, 7, 8}]):
-        buffer = add_round(buffer, jnp.array([2 * number + 1, 2 * number + 2], jnp.int32))
-        drawn = np.asarray(sample_items(buffer, jax.random.key(number), 600)).tolist()
+        buffer = add_rollout(buffer, jnp.array([2 * number + 1, 2 * number + 2], jnp.int32))
+        drawn = np.asarray(sample_transitions(buffer, jax.random.key(number), 600)).tolist()
         assert set(drawn) == expected
         assert max(np.bincount(drawn)) < 2 * 600 / len(expected)
 

@@ -123,7 +123,7 @@ def _environment_class(name: str) -> Any:
 
 
 def environment_identity(environment: Environment) -> dict[str, Any]:
-    """What tells environments apart: the class's import path and the values of its fields."""
+    """An environment's identity: the class's import path and the values of its fields."""
     cls = type(environment)
     return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}  # type: ignore[call-overload]
 

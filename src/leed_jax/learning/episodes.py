@@ -1,4 +1,4 @@
-"""Whole fresh episodes, apart from training: for evaluation, animation, and returns of experts."""
+"""Whole fresh episodes: for evaluation, animation, and the returns of experts."""
 
 import functools
 from collections.abc import Callable

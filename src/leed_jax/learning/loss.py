@@ -116,7 +116,7 @@ def agent_batches(
 
 @struct.dataclass
 class AgentInputs:
-    """What one agent's loss depends on beside its parameters and batches; stacked over agents.
+    """What one agent's loss depends on, other than its parameters and batches; stacked over agents.
 
     Attributes:
         index: the agent's index.

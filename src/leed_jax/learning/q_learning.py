@@ -22,7 +22,7 @@ from leed_jax.learning.episodes import Actor, stateless_actor
 from leed_jax.learning.experts import Experts
 from leed_jax.learning.loss import Metrics
 from leed_jax.learning.ppo import TrainChunk, optimiser, summarise
-from leed_jax.learning.replay_buffer import ReplayBuffer, add_round, empty_buffer, sample_items
+from leed_jax.learning.replay_buffer import ReplayBuffer, add_rollout, empty_buffer, sample_transitions
 from leed_jax.learning.rollout import ActFn, Rollout, RolloutState, collect, init_rollout
 from leed_jax.networks.values import Mixer, QNetwork, QParameters, explore, joint_values
 from leed_jax.objectives import linear_schedule, value_loss, weighted_mean
@@ -154,7 +154,7 @@ def make_q_chunk(
         )
         act = act_fn(network, state.parameters, epsilon)
         rollout_state, rollout = collect(wrapped, act, state.rollout_state, rollout_key, rollout_steps)
-        buffer = add_round(state.buffer, _transitions(rollout))
+        buffer = add_rollout(state.buffer, _transitions(rollout))
         state = dataclasses.replace(state, rollout_state=rollout_state, buffer=buffer, key=key)
         state, metrics = _learn(network, mixer, state, hparams, learn_key)
         episodes, return_sum = rollout.finished_returns()
@@ -221,7 +221,7 @@ def _learn(
 
     def step(carry: Any, key: PRNGKeyArray) -> tuple[Any, Metrics]:
         parameters, target_parameters, optimiser_state = carry
-        batch = sample_items(state.buffer, key, settings.batch_size)
+        batch = sample_transitions(state.buffer, key, settings.batch_size)
         target = _targets(network, mixer, parameters, target_parameters, batch, settings)
         loss = functools.partial(_loss, network, mixer, batch=batch, target=target)
         gradient, metrics = jax.grad(loss, has_aux=True)(parameters)

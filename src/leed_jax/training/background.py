@@ -1,4 +1,4 @@
-"""One asynchronous job at a time, beside whatever the main thread does."""
+"""One asynchronous job at a time, in a thread of its own."""
 
 import asyncio
 import contextlib
@@ -101,7 +101,7 @@ class Background(Generic[Job, Result]):
                         self._finished.put(await _performed(perform, job))
                         job = await self._jobs.get()
             except Exception as error:
-                # Whatever it was, the main thread goes on.
+                # Whatever it was, training continues.
                 self._finished.put(Finished(job, None, _explained(error)))
 
 

@@ -1,8 +1,8 @@
-"""Better demonstrations while learning goes on: a model is asked beside training, and never waited for.
+"""Refined demonstrations: while training runs, a language model is asked for better plans in the background.
 
-Every `generate.refresh_every` updates the model is told how the learners do beside the plan that they imitate, and
-writes new plans. If they are better than those in use, their demonstrations take the place of the old ones between two
-chunks. Each time is on disk, below `refreshes/`, before it takes effect, so that a resumed run goes on with the same.
+Every `generate.refresh_every` updates the model gets the returns of the learners and of the plan that they imitate, and
+writes new plans. If these are better, their demonstrations replace those in use between two chunks. A new set is on
+disk, under `refreshes/`, before it is used, so that a resumed run uses the same one. Training never waits for the model.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ LOG = "refreshes.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class RefreshRequest:
-    """What a refresh starts from.
+    """A request for better plans.
 
     Attributes:
-        update: the number of updates made.
+        update: the number of updates so far.
         parameters: the networks of the first seed.
     """
 
@@ -50,13 +50,13 @@ class RefreshRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Refresh:
-    """What came of one.
+    """The result of a request.
 
     Attributes:
-        update: the number of updates after which it was asked for.
-        best_return: what the best plans so far come to, per agent.
+        update: the number of updates at the time of the request.
+        best_return: the return per agent of the best plans so far.
         demonstrations: the new set; None if the plans in use are still the best.
-        experts: its demonstrations, as many as before.
+        experts: its demonstrations, in the shapes of those in use.
     """
 
     update: int
@@ -188,7 +188,7 @@ class _Conversation:
         self._play = jax.jit(play)
 
     async def refresh(self, request: RefreshRequest) -> Refresh:
-        """Ask for one round of plans, and make demonstrations if they are better."""
+        """Ask for one round of plans, and make demonstrations of them if they are better."""
         figures = await self._generation.round(self._account(request.parameters))
         plans = self._plans()
         if plans == self._in_use:
@@ -197,7 +197,7 @@ class _Conversation:
         write_set(folder, self._config, self._environment, self._generation.result())
         fresh = load_demonstrations(str(folder), self._setup.environment)
         experts = jax.block_until_ready(make_experts(self._setup.config, fresh))
-        # Here, where an error is a remark, and not between two chunks.
+        # Checked here, where an error is only a note, and not between two chunks.
         self._program.check_experts(experts)
         self._in_use = plans
         return Refresh(request.update, figures.best_so_far, fresh, experts)
@@ -222,7 +222,7 @@ class _Conversation:
 
 
 def conversation_settings(config: RunConfig, used: DemonstrationSet) -> RunConfig:
-    """The settings under which better plans are asked for: such that their set can take the place of the one in use.
+    """The settings for asking for better plans, so that their set can replace the one in use.
 
     Args:
         config: the run's configuration.
@@ -240,7 +240,7 @@ def conversation_settings(config: RunConfig, used: DemonstrationSet) -> RunConfi
     if manifest["kind"] == "episodes":
         generate = dataclasses.replace(generate, episodes=1 + max(plan["episode"] for plan in plans))
     if wanted.episodes is None:
-        # Learning goes on from recorded arrays, as many and as disturbed as those in use.
+        # Learning uses recorded arrays: record as many episodes, with the same noise, as in the set in use.
         recorded = manifest["recorded"]
         count = len(used.episodes(plans=wanted.plans).reward)
         generate = dataclasses.replace(generate, recorded_episodes=count)
@@ -250,7 +250,7 @@ def conversation_settings(config: RunConfig, used: DemonstrationSet) -> RunConfi
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of the record; behind the last line end is one that a sudden end cut short."""
+    """The complete lines of the log; what follows the last line end was cut short by a crash."""
     try:
         return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except (OSError, ValueError) as error:
