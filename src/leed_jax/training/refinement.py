@@ -2,7 +2,7 @@
 
 Every `generate.refresh_every` updates the model gets the returns of the learners and of the plan that they imitate, and
 writes new plans. If these are better, their demonstrations replace those in use between two chunks. A new set is on
-disk, under `refreshes/`, before it is used, so that a resumed run uses the same one. Training never waits for the model.
+disk, under `refreshes/`, before it is used, so that a resumed run uses the same one. Training never waits for a reply.
 """
 
 import contextlib
