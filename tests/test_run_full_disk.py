@@ -55,7 +55,7 @@ def test_a_checkpoint_does_not_fit(disk, monkeypatch, capsys):
     assert "4" not in kept
     monkeypatch.undo()
     assert main([f"resume={folder / 'run'}"]) == 0
-    assert "Going on after chunk 2 of 4" in capsys.readouterr().out
+    assert "Continuing after chunk 2 of 4" in capsys.readouterr().out
     assert [row["chunk"] for row in rows_of(folder / "run")] == [1, 2, 3, 4]
 
 

@@ -117,7 +117,8 @@ def help_text(about: str, kind: type) -> str:
     lines = [about.strip(), "", "Keys, with their defaults (an experiment may set others):"]
     width = max(shutil.get_terminal_size((100, 24)).columns, 2 * KEY_WIDTH)
     for option in options(kind):
-        lines.extend(["", f"{option.key}: {option.meaning}"] if option.section else _describe(option, width))
+        section = ["", *textwrap.wrap(f"{option.key}: {option.meaning}", width, break_on_hyphens=False)]
+        lines.extend(section if option.section else _describe(option, width))
     lines += ["", "Flags: --help, --version"]
     return "\n".join(lines)
 

@@ -37,6 +37,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self._lock = lock
+        self._created: list[Path] = []
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
@@ -46,6 +47,7 @@ class RunDirectory:
             RunDirectoryError: it is not empty, or cannot be written.
         """
         check_free(path)
+        missing = [parent for parent in path.parents if not parent.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
@@ -54,7 +56,9 @@ class RunDirectory:
             _write_config(path, config)
         except OSError as error:
             raise RunDirectoryError(f"out={path} cannot be written: {error.strerror}. Choose another out.") from None
-        return cls(path, lock, config)
+        directory = cls(path, lock, config)
+        directory._created = [path, *missing]
+        return directory
 
     @classmethod
     def reopen(cls, path: Path, *, finished: bool = False) -> "RunDirectory":
@@ -105,8 +109,9 @@ class RunDirectory:
         """Remove what `create` wrote, where nothing has been trained."""
         for name in (CONFIG, LOCK):
             (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        for folder in self._created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def __enter__(self) -> "RunDirectory":
         """Enter the context."""
