@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 import yaml
 
 import leed_jax
-from leed_jax.cli import demonstrations, evaluate, run
 from leed_jax.cli import compare as compare_runs
+from leed_jax.cli import demonstrations, evaluate, run
 from leed_jax.cli.run import _resume_settings
 from leed_jax.config import GenerateConfig, to_dictionary
 from leed_jax.config.compose import compose_config
@@ -28,7 +29,7 @@ PAGES = [
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 # As small as those of the test of the wheel, so that both compile the same programs.
 SMALL = (
-    *("num_envs=8", "total_steps=416", "updates_per_chunk=1", "network.hidden_sizes=[8]", "ppo.minibatches=16"),
+    *("num_envs=8", "total_steps=416", "updates_per_chunk=1", "network.hidden_sizes=[8]"),
     *("expert.batch_size=8", "demonstrations.episodes=16", "evaluation.episodes=256"),
 )
 
@@ -53,11 +54,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             del sys.modules[name]
 
 
-def write_files(page: Path, where: Path) -> None:
-    """Write the files that a page shows."""
-    for _, title, content in FENCE.findall(page.read_text()):
-        if title:
-            (where / title).write_text(content)
+def write_files(where: Path) -> None:
+    """Write the files that the pages show; a file that two of them show is the same in both."""
+    for page in PAGES:
+        for _, title, content in FENCE.findall(page.read_text()):
+            if title and (where / title).exists():
+                assert (where / title).read_text() == content, f"{title} in {page}"
+            elif title:
+                (where / title).write_text(content)
     importlib.invalidate_caches()
 
 
@@ -66,14 +70,17 @@ def write_files(page: Path, where: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_the_python_examples_run(page: Path, folder: Path) -> None:
-    write_files(page, folder)
+    write_files(folder)
     namespace = {"__name__": "example"}
     for number, code in enumerate(blocks(page, "python"), start=1):
         exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - the project's own pages
 
 
-def test_the_first_run_works_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its first commands, with fewer steps."""
+def test_the_first_run_works_as_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first commands, with fewer steps, and animations of a single episode."""
+    monkeypatch.setattr("leed_jax.report.animation.BUDGET_S", 0.1)
     mains = {"run": run.main, "evaluate": evaluate.main, "compare": compare_runs.main}
     page = (ROOT / "docs" / "tutorials" / "first_run.md").read_text().partition("With one seed each")[0]
     for arguments in commands("\n".join(code for kind, _, code in FENCE.findall(page) if kind == "sh"), folder):
@@ -104,9 +111,8 @@ def commands(script: str, where: Path) -> list[list[str]]:
     )
     assert "syntax error" not in done.stderr, done.stderr
     lines = [line.split("\037")[:-1] for line in done.stdout.splitlines()]
-    return [
-        [words[1].removeprefix("leed_jax."), *words[2:]] for words in lines if words[1:] and "leed_jax" in words[1]
-    ]
+    started = [words[1:] for words in lines if words[1:] and words[1].startswith("leed_jax.")]
+    return [[name.removeprefix("leed_jax."), *rest] for name, *rest in started]
 
 
 def accept(name: str, arguments: list[str]) -> None:
@@ -127,7 +133,7 @@ def accept(name: str, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=name_of)
 def test_commands_are_accepted(page: Path, folder: Path) -> None:
-    write_files(page, folder)
+    write_files(folder)
     # What the recipes use as an experiment: the configuration that a run has recorded.
     config = folder / "runs" / "leed" / "config.yaml"
     config.parent.mkdir(parents=True)
@@ -137,7 +143,7 @@ def test_commands_are_accepted(page: Path, folder: Path) -> None:
 
 
 def test_an_experiment_file_may_start_from_another_one(folder: Path) -> None:
-    write_files(ROOT / "docs" / "reference" / "configuration.md", folder)
+    write_files(folder)
     leed, ippo = (compose_config(["experiment=my_experiment.yaml", f"algorithm={name}"]) for name in ("leed", "ippo"))
     assert (leed.env["num_agents"], leed.total_steps, leed.num_envs) == (5, 2_000_000, 256)
     assert (leed.ppo.learning_rate, ippo.ppo.learning_rate) == (0.002, 0.0005)
@@ -164,12 +170,13 @@ def test_the_reference_has_every_public_name() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="MkDocs is not installed: pip install '.[docs]'")
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(build, cwd=ROOT, check=False, capture_output=True, text=True)
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     settings = (tmp_path / "reference" / "configuration" / "index.html").read_text()
     assert "ppo.clip_epsilon" in settings
     assert "<!--" not in re.sub(r"<!--\[if.*?-->", "", settings)
     # No page fetches anything from the network.
-    fetched = r'<(?:script|img|iframe)[^>]*src="(https?:[^"]+)"|<link[^>]*rel="(?:stylesheet|preconnect)"[^>]*href="(https?:[^"]+)"'
+    fetched = r'<(?:script|img|iframe|link rel="(?:stylesheet|preconnect)")[^>]*(?:src|href)="(https?:[^"]+)"'
     for page in tmp_path.rglob("*.html"):
         assert re.findall(fetched, page.read_text()) == [], page
