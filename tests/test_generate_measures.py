@@ -44,7 +44,7 @@ def test_each_summary_is_what_it_says(mark, expected) -> None:
 
 
 def test_a_policy_that_does_the_same_has_the_same_figures() -> None:
-    def choose(key, observation, available):
+    def choose(obs, available, key):
         return jnp.broadcast_to(jnp.array([3, 11]), available.shape[:2]).astype(jnp.int32)
 
     returns, measures = measured_play(STILL, stateless_actor(choose), jax.random.key(0), 2)
@@ -110,7 +110,7 @@ def test_given_initial_states_are_used() -> None:
         done = measured_execution(environment, plan, jax.random.key(9), reset_key)
         np.testing.assert_array_equal(done.returns, start)
 
-    def stand(key, observation, available):
+    def stand(obs, available, key):
         return jnp.full(available.shape[:2], 11, jnp.int32)
 
     returns, measures = measured_play(environment, stateless_actor(stand), jax.random.key(9), 6, keys)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from processes import python
 
-from leed_jax import files
 from leed_jax.errors import BudgetError, EndpointRefusedError, RunDirectoryError
 from leed_jax.llm import (
     ChatRequest,
@@ -397,25 +396,6 @@ def test_where_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.Monkey
         patch.setattr(fcntl, "flock", none)
         with pytest.raises(RunDirectoryError, match=r"locked \(No locks available\)"):
             Journal(tmp_path / "j").record("k", reply("x"))
-    monkeypatch.setattr(files.sys, "platform", "win32")
-    with pytest.raises(RunDirectoryError, match="WSL"):
-        Journal(tmp_path / "j").record("k", reply("x"))
-
-
-WITHOUT_FCNTL = """
-import sys
-sys.modules["fcntl"] = None
-sys.platform = "win32"
-sys.modules["leed_jax"] = type(sys)("leed_jax")
-sys.modules["leed_jax"].__path__ = [sys.argv[1]]
-import leed_jax.files
-print(leed_jax.files.LOCK)
-"""
-
-
-def test_the_files_module_can_be_imported_without_fcntl() -> None:
-    child = python(WITHOUT_FCNTL, Path(files.__file__).parent)
-    assert child.communicate(timeout=60)[0] == b"lock\n"
 
 
 def test_a_claim_that_cannot_be_made(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_points_may_be_lists(path):
     points = {"key": "network.hidden_sizes", "values": values, "settings": settings}
     name = write(path, COMPARE, points=points)
     runs = [run for run in plan_runs(read_study(name, [])) if run.variant == "slow"]
-    assert [run.config.network.hidden_sizes for run in runs] == values
+    assert [list(run.config.network.hidden_sizes) for run in runs] == values
     assert [run.config.num_envs for run in runs] == [16, 8]
     assert [run.point for run in runs] == ["hidden_sizes-8-8", "hidden_sizes-4"]
     for wanted, there in (("[8, 8]", [[8, 8]]), ("[4]", [[4]]), ("[[8,8],[4]]", values)):

@@ -179,7 +179,7 @@ def test_signals_stop_a_study_and_the_same_command_goes_on(tmp_path):
     wait_for_chunk(process, fast, 5)
     process.kill()
     output, _ = process.communicate(timeout=60)
-    assert f"Going on after chunk {chunks} of 60." in output
+    assert f"Continuing after chunk {chunks} of 60." in output
     assert "Run 2 of 2: fast, seed 7; about " in output
     assert not (fast / "summary.json").exists()
     first = (slow / "summary.json").stat().st_mtime_ns

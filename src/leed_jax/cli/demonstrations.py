@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 141 if the output was closed.
     """
     parsed = _parser().parse_args(arguments)
-    return exit_on_error(lambda: parsed.run(parsed))
+    return exit_on_error(lambda: parsed.run(parsed) or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
