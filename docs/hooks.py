@@ -49,9 +49,7 @@ def _options(name: str) -> Iterator[str]:
     cls = getattr(settings, name)
     for option in options(cls):
         if option.section:
-            yield f"\n## {option.key}\n"
-            meaning = option.meaning or _first_sentence(_class_of(cls, option.key))
-            yield f"{meaning}\n"
+            yield f"\n## {option.key}\n\n{_escaped(option.meaning)}\n"
         else:
             default = "" if option.default in ("", {}) else f" = `{_written(option.default)}`"
             yield f"`{option.key}`{default}{_range(cls, option)}\n:   {_escaped(option.meaning)}\n"
@@ -64,17 +62,11 @@ def _class_of(cls: Any, key: str) -> Any:
     return cls
 
 
-def _first_sentence(cls: Any) -> str:
-    return _escaped((cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " "))
-
-
 def _range(cls: Any, option: Option) -> str:
-    """The values that a key takes, in brackets; nothing if any value of its type will do."""
+    """The numbers that a key takes, in brackets; its meaning lists words."""
     section, _, last = option.key.rpartition(".")
     owner = _class_of(cls, section) if section else cls
     limits = {field.name: field.metadata for field in dataclasses.fields(owner)}[last]
-    if "choices" in limits:
-        return f" ({', '.join(f'`{choice}`' for choice in limits['choices'])})"
     if "above" in limits:
         return f" (more than {limits['above']:g})"
     if "low" not in limits:
@@ -87,6 +79,8 @@ def _range(cls: Any, option: Option) -> str:
 def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(str, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)
 
 
