@@ -68,12 +68,16 @@ def _range(cls: Any, option: Option) -> str:
     owner = _class_of(cls, section) if section else cls
     limits = {field.name: field.metadata for field in dataclasses.fields(owner)}[last]
     if "above" in limits:
-        return f" (more than {limits['above']:g})"
+        return f" (more than {_number(limits['above'])})"
     if "low" not in limits:
         return ""
     if limits["high"] == math.inf:
-        return f" (at least {limits['low']:g})"
-    return f" ({limits['low']:g} to {limits['high']:g})"
+        return f" (at least {_number(limits['low'])})"
+    return f" ({_number(limits['low'])} to {_number(limits['high'])})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _written(value: Any) -> str:
