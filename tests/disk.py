@@ -1,8 +1,10 @@
 """Disks that are full: a small tmpfs where one can be mounted, or a limit on the size of files."""
 
 import contextlib
+import gc
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +42,14 @@ def fill(path: Path) -> None:
         for size in (2**12, 1):
             while file.write(bytes(size)):
                 pass
+
+
+@contextlib.contextmanager
+def abandoned_writes() -> Iterator[None]:
+    """Collect here what orbax leaves behind when a write fails: an event loop that complains when it is deleted."""
+    try:
+        yield
+    finally:
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        gc.collect()
+        sys.unraisablehook = hook

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from disk import file_size_limit
+from disk import abandoned_writes, file_size_limit
 
 from leed_jax.errors import RunDirectoryError
 from leed_jax.report.checkpoints import Checkpoints
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tmp_path, c
     checkpoints = Checkpoints(tmp_path)
     save_and_wait(checkpoints, 1, state_of(1), 0.5)
     message = rf"^{re.escape(str(tmp_path / 'checkpoints'))} cannot be written: File too large\. [^:]* is kept"
-    with file_size_limit(300):
+    with abandoned_writes(), file_size_limit(300):
         with pytest.raises(RunDirectoryError, match=message):
             save_and_wait(checkpoints, 2, state_of(2), 0.6)
         with contextlib.suppress(RunDirectoryError):

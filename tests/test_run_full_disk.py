@@ -4,13 +4,19 @@ import contextlib
 import os
 
 import pytest
-from disk import file_size_limit, fill, small_disk
+from disk import abandoned_writes, file_size_limit, fill, small_disk
 from tiny_run import rows_of, settings
 
 from leed_jax.cli.run import main
 from leed_jax.errors import RunDirectoryError
 from leed_jax.report import checkpoints
 from leed_jax.report.summary import write_summary
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    with abandoned_writes():
+        yield
 
 
 @pytest.fixture(params=["limit", "tmpfs"])
