@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from leed_jax.cli.common import answer_flags, exit_on_error
+from leed_jax.cli.common import answer_flags, exit_on_error, use_compilation_cache
 from leed_jax.config import GenerateConfig, Settings
 from leed_jax.config.compose import compose_config
 from leed_jax.config.environments import check_contract, make_environment
@@ -65,6 +65,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     config, states_seed = effective_settings(compose_config(arguments, GenerateConfig))
     make_model(config)
+    use_compilation_cache()
     plain = make_environment(config.env)
     check_contract(config.env["name"], plain)
     environment = instructed(plain)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from leed_jax.cli.common import ERROR_STATUS, exit_on_error
+from leed_jax.cli.common import ERROR_STATUS, exit_on_error, use_compilation_cache
 from leed_jax.config.options import options
 from leed_jax.errors import ConfigurationError
 from leed_jax.studies.study import CHANGEABLE, StudyFile, read_study, read_study_file, study_names
@@ -62,6 +62,7 @@ def _main(arguments: list[str]) -> int:
         print("\n".join(_listed()))
         return 0
     study = read_study(name, settings)
+    use_compilation_cache()
     # Imported here, so that an error in what was asked for comes before everything that trains is loaded.
     if study.file.kind == "tune":
         from leed_jax.studies.tuning import run_tuning  # noqa: PLC0415
