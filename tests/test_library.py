@@ -229,6 +229,15 @@ def test_a_saved_run_is_trained_further(saved, tmp_path):
         resume_run(run, total_steps=160)
 
 
+def test_a_run_whose_extension_was_cut_short_is_whole_again(saved, tmp_path):
+    """Killed after the summary was put aside, and before the configuration was written."""
+    run = Path(shutil.copytree(saved, tmp_path / "run"))
+    (run / "summary.json").rename(run / "summary-96.json")
+    resume_run(run)
+    assert json.loads((run / "summary.json").read_text())["env_steps"] == 96
+    assert resume_run(run, total_steps=128).summary["env_steps"] == 128
+
+
 def test_schedules_restart_or_hold(saved, tmp_path):
     """With schedules that run anew the added steps learn; with those that hold at a rate of 0 they do not."""
     before = leed_jax.load_policy(saved, which="last").parameters

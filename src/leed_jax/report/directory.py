@@ -100,9 +100,9 @@ class RunDirectory:
             config: the configuration, with more steps.
         """
         with writing(self.path / CONFIG):
+            # In this order: a run without a summary, whose steps are all trained, only writes its summary again.
+            (self.path / SUMMARY).replace(self.path / f"summary-{self.config.total_steps}.json")
             _write_config(self.path, config)
-            steps = self.config.total_steps
-            (self.path / SUMMARY).replace(self.path / f"summary-{steps}.json")
         self.config = config
 
     def discard(self) -> None:
