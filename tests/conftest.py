@@ -3,6 +3,8 @@
 import functools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from typing import Any
@@ -10,15 +12,28 @@ from typing import Any
 import pytest
 
 # Tiny programs take far longer to compile than to run. All processes of a test session, and the commands that they
-# start, compile without most optimisations and share one cache, which is deleted at the end. The two flags of XLA make
+# start, compile without most optimisations and share one cache, which is deleted at the end. Two flags of XLA make
 # compilation three times as fast again. JAX reads the environment when it is imported. An entry of the cache that
 # another process is just writing cannot be read, and is compiled again.
-_FOLDER = "LEED_JAX_TEST_CACHE"
+_FOLDER, _FLAGS = "LEED_JAX_TEST_CACHE", "LEED_JAX_TEST_FLAGS"
 _OWNS_CACHE = _FOLDER not in os.environ
-os.environ.setdefault(_FOLDER, tempfile.mkdtemp(prefix="leed-jax-test-") if _OWNS_CACHE else "")
-_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+
+
+def _known_flags() -> str:
+    """Those of the flags that the installed version of XLA knows; one that it does not know ends the process."""
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    tried = [
+        subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flag}, stderr=subprocess.DEVNULL) for flag in _QUICK
+    ]
+    return " ".join(flag for flag, process in zip(_QUICK, tried, strict=True) if process.wait() == 0)
+
+
+if _OWNS_CACHE:
+    os.environ[_FOLDER] = tempfile.mkdtemp(prefix="leed-jax-test-")
+    os.environ[_FLAGS] = f"{os.environ.get('XLA_FLAGS', '')} {_known_flags()}".strip()
 os.environ.update(
-    XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '').replace(_QUICK, '')} {_QUICK}".strip(),
+    XLA_FLAGS=os.environ[_FLAGS],
     JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     JAX_COMPILATION_CACHE_DIR=os.environ[_FOLDER],
     LEED_JAX_CACHE=os.environ[_FOLDER],
