@@ -18,6 +18,7 @@ from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.learning.episodes import measured_play
 from leed_jax.report.metrics import read_metrics
 from leed_jax.training.runner import resume_run
+from leed_jax.training.trained_policy import _check_key
 
 SETTINGS = {
     "num_envs": 4,
@@ -166,6 +167,27 @@ def test_a_policy_that_is_not_there_is_an_error(saved, tmp_path):
         leed_jax.load_policy(saved, seed=2)
     with pytest.raises(RunDirectoryError, match="no run directory"):
         leed_jax.load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda p: p.act(jnp.zeros((3, 1))), "it must be"),
+        (lambda p: p.value(jnp.zeros((2, 3))), "it must be"),
+        (lambda p: leed_jax.evaluate(p, Walk(num_agents=5)), "trained with"),
+        (lambda p: leed_jax.evaluate(p, episodes=1), "at least 2"),
+        (lambda p: _check_key(3), r"write jax\.random\.key\(3\)"),
+        (lambda p: p.export("nowhere", batch_size=0), "at least 1"),
+        (lambda p: leed_jax.train(Walk, "ippo"), "is no environment"),
+        (lambda p: leed_jax.train(Walk(), "ippo", resume="runs/x"), "takes no resume"),
+        (lambda p: leed_jax.train(Walk(), "ippo", out="runs/x"), "takes no out"),
+        (lambda p: leed_jax.train(Walk(), "ippo", env={"name": "x"}), "not both"),
+        (lambda p: leed_jax.train(Walk(), "ippo", **{"ppo.epochs": 1}), "as ppo={'epochs'"),
+    ],
+)
+def test_wrong_input_is_a_sentence(call, words, result):
+    with pytest.raises(ConfigurationError, match=words):
+        call(result.policy)
 
 
 # --- export -----------------------------------------------------------------------------------------------------

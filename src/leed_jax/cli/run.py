@@ -9,7 +9,7 @@ from rich.console import Console
 
 from leed_jax.cli.common import answer_flags, exit_on_error, use_compilation_cache
 from leed_jax.config import RunConfig
-from leed_jax.config.compose import compose_config, split_setting
+from leed_jax.config.compose import compose_config, split_setting, whole_number
 from leed_jax.errors import ConfigurationError
 
 ABOUT = """
@@ -67,6 +67,8 @@ def _resume_settings(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]] | 
     """The directory of `resume=DIR`, and the settings that may be given with it; None without it."""
     settings = dict(split_setting(argument) for argument in arguments)
     if "resume" not in settings:
+        if "schedule" in settings:
+            raise ConfigurationError("schedule says what schedules do in added steps; it goes with resume=DIR.")
         return None
     directory = settings.pop("resume")
     if extra := set(settings) - {"total_steps", "schedule"}:
@@ -77,6 +79,12 @@ def _resume_settings(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]] | 
         )
     if "schedule" in settings and "total_steps" not in settings:
         raise ConfigurationError("schedule says what schedules do in added steps; add total_steps=N.")
-    config = compose_config([f"{key}={value}" for key, value in settings.items()], check_environment_name=False)
-    total_steps = config.total_steps if "total_steps" in settings else None
-    return Path(directory).expanduser(), {"total_steps": total_steps, "schedule": config.schedule}
+    schedule, total_steps = settings.get("schedule", "restart"), None
+    if schedule not in ("restart", "hold"):
+        raise ConfigurationError(f"schedule={schedule}: must be one of restart, hold.")
+    if "total_steps" in settings:
+        digits = whole_number(settings["total_steps"])
+        if not digits.isdecimal():
+            raise ConfigurationError(f"total_steps={settings['total_steps']}: must be a whole number.")
+        total_steps = int(digits)
+    return Path(directory).expanduser(), {"total_steps": total_steps, "schedule": schedule}

@@ -33,15 +33,12 @@ _SECTIONS = [option.key for option in options(RunConfig) if option.section]
 def compose_config(
     arguments: Sequence[str],
     kind: type[AnyConfig] = RunConfig,  # type: ignore[assignment]
-    *,
-    check_environment_name: bool = True,
 ) -> AnyConfig:
     """Build the configuration that command line settings describe.
 
     Args:
         arguments: `key=value` settings, among them `experiment=NAME` or `experiment=FILE.yaml`.
         kind: the command's class; what an experiment file holds for the other command is left out.
-        check_environment_name: whether there has to be an environment.
 
     Raises:
         ConfigurationError: a key is unknown, a value of the wrong type or out of range, or there is no such experiment.
@@ -74,7 +71,7 @@ def compose_config(
         raise ConfigurationError(_hydra_message(error, experiment)) from None
     except OmegaConfBaseException as error:
         raise ConfigurationError(explain(error, kind)) from None
-    if check_environment_name and not node.env.get("name"):
+    if not node.env.get("name"):
         raise ConfigurationError(
             f"No environment: pass experiment=NAME (one of {', '.join(experiment_names())}), "
             "or env.name=package.module:Class."

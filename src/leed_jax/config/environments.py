@@ -125,7 +125,12 @@ def _environment_class(name: str) -> Any:
 def environment_identity(environment: Environment) -> dict[str, Any]:
     """An environment's identity: the class's import path and the values of its fields."""
     cls = type(environment)
-    return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}  # type: ignore[call-overload]
+    if isinstance(environment, type) or not dataclasses.is_dataclass(environment):
+        raise ConfigurationError(
+            f"{environment!r} is no environment: give an instance of a frozen dataclass that keeps the protocol of "
+            "leed_jax.Environment."
+        )
+    return {"name": f"{cls.__module__}:{cls.__qualname__}", "config": dataclasses.asdict(environment)}
 
 
 def check_contract(name: str, environment: Environment) -> None:

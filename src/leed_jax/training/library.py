@@ -152,10 +152,18 @@ def train(
 def _config(
     environment: Environment | None, algorithm: str, experiment: str | None, settings: Mapping[str, Any]
 ) -> RunConfig:
+    for name, instead in {"resume": "python -m leed_jax.run resume=RUN", "out": "result.save(FOLDER)"}.items():
+        if settings.get(name) is not None:
+            raise ConfigurationError(f"train takes no {name}; use {instead}.")
+    if environment is not None and "env" in settings:
+        raise ConfigurationError("train: give an environment or env, not both.")
+    if dotted := [name for name in settings if "." in name]:
+        section, _, key = dotted[0].partition(".")
+        raise ConfigurationError(f"train: write {dotted[0]} as {section}={{{key!r}: ...}}.")
     values: dict[str, Any] = {}
     if experiment is not None:
         values = to_dictionary(compose_config([f"experiment={experiment}", f"algorithm={algorithm}"]))
-    elif environment is None:
+    elif environment is None and "env" not in settings:
         raise ConfigurationError("train: give an environment, or experiment=NAME.")
     for name, value in settings.items():
         plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -247,7 +247,11 @@ def _compile(setup: Setup, program: Program, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    program.compile()
+    # A KeyboardInterrupt that is raised during compiling may get lost in JAX's callbacks.
+    with StopSignals() as stop:
+        program.compile()
+    if stop.received is not None:
+        raise KeyboardInterrupt if stop.received == signal.SIGINT else SystemExit(128 + stop.received)
     console.print(f"Compiled in {program.compile_s:.1f} s.", highlight=False)
 
 

@@ -70,10 +70,12 @@ class TrainedPolicy:
 
         Returns:
             The actions, `[*E, A]`, or `[*E, A, N]` where they are continuous, and the carry.
+
+        Raises:
+            ConfigurationError: `obs` has another shape, or `key` is no key.
         """
-        obs = jnp.asarray(obs, jnp.float32)
-        single = obs.ndim == 2  # noqa: PLR2004 - agents and observations
-        batch = obs[None] if single else obs
+        batch, single = self._batch(obs)
+        _check_key(key)
         if available is None:
             available = jnp.ones((*batch.shape[:-1], self.environment.num_actions), bool)
         elif single:
@@ -91,10 +93,20 @@ class TrainedPolicy:
             obs: each agent's observation, of one environment or of several.
             carry: what this method returned in the step before; None at the start of an episode.
         """
-        obs = jnp.asarray(obs, jnp.float32)
-        single = obs.ndim == 2  # noqa: PLR2004 - agents and observations
-        value, carry = self.algorithm.value(self.parameters, obs[None] if single else obs, carry)
+        batch, single = self._batch(obs)
+        value, carry = self.algorithm.value(self.parameters, batch, carry)
         return value[0] if single else value, carry
+
+    def _batch(self, obs: Any) -> tuple[Float[Array, "E A O"], bool]:
+        """Observations with an axis of environments, and whether it was added."""
+        obs = jnp.asarray(obs, jnp.float32)
+        shape = (self.environment.num_agents, self.environment.observation_size)
+        if obs.ndim not in (2, 3) or obs.shape[-2:] != shape:
+            raise ConfigurationError(
+                f"obs has the shape {obs.shape}; it must be {shape}, or (E, {shape[0]}, {shape[1]})."
+            )
+        single = obs.ndim == 2  # noqa: PLR2004 - agents and observations
+        return obs[None] if single else obs, single
 
     def export(self, folder: str | Path, batch_size: int = 1) -> Path:
         """Write the parameters as safetensors with a manifest, and `act` as a `jax.export` artefact.
@@ -110,8 +122,11 @@ class TrainedPolicy:
             The folder.
 
         Raises:
+            ConfigurationError: `batch_size` is less than 1.
             RunDirectoryError: something cannot be written.
         """
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size={batch_size}: must be at least 1.")
         return _export(self, Path(folder), batch_size)
 
 
@@ -175,6 +190,22 @@ def stacked_parameters(algorithm: Algorithm, named: dict[str, np.ndarray], path:
     return jax.tree.unflatten(structure, [jnp.asarray(named[name]) for name in names])
 
 
+def _check_key(key: Any) -> None:
+    if key is not None and not isinstance(key, jax.Array):
+        raise ConfigurationError(f"key={key!r} is no key; write jax.random.key({key!r}).")
+
+
+def _fitting(policy: TrainedPolicy, environment: Environment | None) -> Environment:
+    """An environment that the policies can act in; None stands for their own."""
+    if environment is None:
+        return policy.environment
+    sizes = ("num_agents", "observation_size", "num_actions")
+    wanted, given = ({name: getattr(e, name, None) for name in sizes} for e in (policy.environment, environment))
+    if wanted != given:
+        raise ConfigurationError(f"The policies were trained with {wanted}, and the environment has {given}.")
+    return environment
+
+
 class Evaluation(NamedTuple):
     """Fresh episodes of a policy.
 
@@ -219,9 +250,16 @@ def evaluate(
         episodes: the number of episodes, `E`; at least 2.
         key: source of everything random, consumed; None for a fixed one.
         greedy: whether agents take their most probable actions; else they sample.
+
+    Raises:
+        ConfigurationError: the environment does not fit the policies, there are fewer than 2 episodes, or `key` is no
+            key.
     """
-    environment = policy.environment if environment is None else environment
-    actor, key = policy.actor(greedy), jax.random.key(1_000_003) if key is None else key
+    if episodes < 2:  # noqa: PLR2004 - a standard error needs two
+        raise ConfigurationError(f"episodes={episodes}: must be at least 2.")
+    environment, actor = _fitting(policy, environment), policy.actor(greedy)
+    _check_key(key)
+    key = jax.random.key(1_000_003) if key is None else key
     returns, measures = jax.jit(lambda key: measured_play(environment, actor, key, episodes))(key)
     return Evaluation(np.asarray(returns), {name: np.asarray(value) for name, value in measures.items()})
 
@@ -256,9 +294,12 @@ def rollout(
         environment: where to play; None for the environment that they were trained in.
         key: source of the initial state, of transitions and of sampled actions; consumed.
         greedy: whether agents take their most probable actions; else they sample.
+
+    Raises:
+        ConfigurationError: the environment does not fit the policies, or `key` is no key.
     """
-    environment = policy.environment if environment is None else environment
-    actor = policy.actor(greedy)
+    environment, actor = _fitting(policy, environment), policy.actor(greedy)
+    _check_key(key)
 
     @jax.jit
     def play(key: PRNGKeyArray) -> tuple[Any, Any]:
@@ -300,9 +341,9 @@ def animate(
         key: source of everything random, consumed; None for a fixed one.
 
     Raises:
-        ConfigurationError: the environment has no `draw`.
+        ConfigurationError: the environment has no `draw`, or does not fit the policies.
     """
-    environment = policy.environment if environment is None else environment
+    environment = _fitting(policy, environment)
     key = jax.random.key(0) if key is None else key
     if not draw_episodes(Path(path), environment, policy.actor(), key):
         raise ConfigurationError(
