@@ -116,7 +116,16 @@ def prepare(config: RunConfig, environment: Environment | None = None) -> Setup:
         experts = make_experts(config, demonstrations)
         if config.expert.source == "instructions":
             environment = demonstrations.environment
-    algorithm = make_algorithm(
+    algorithm = algorithm_of(config, environment)
+    jax.block_until_ready(experts)
+    spent = time.monotonic() - started
+    return Setup(config, environment, algorithm, schedule, demonstrations, experts, spent, notes)
+
+
+def algorithm_of(config: RunConfig, environment: Environment) -> Algorithm:
+    """The algorithm of a configuration, for one environment."""
+    schedule = Schedule.of(config)
+    return make_algorithm(
         config.algorithm,
         environment,
         config.network,
@@ -125,9 +134,6 @@ def prepare(config: RunConfig, environment: Environment | None = None) -> Setup:
         rollout_steps=config.rollout_steps,
         updates_per_chunk=schedule.updates_per_chunk,
     )
-    jax.block_until_ready(experts)
-    spent = time.monotonic() - started
-    return Setup(config, environment, algorithm, schedule, demonstrations, experts, spent, notes)
 
 
 def make_experts(config: RunConfig, demonstrations: DemonstrationSet) -> Experts:

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from leed_jax.config import RunConfig, make_environment
+from leed_jax.config import make_environment
 from leed_jax.demonstrations import instructed
 from leed_jax.environments import Environment, reset_env, step_env
 from leed_jax.environments.actions import executable
 from leed_jax.errors import ConfigurationError, RunDirectoryError
 from leed_jax.files import write_whole, writing
-from leed_jax.learning.algorithms import Algorithm, make_algorithm
+from leed_jax.learning.algorithms import Algorithm
 from leed_jax.learning.episodes import Actor, measured_play
 from leed_jax.report.animation import draw_episodes
 from leed_jax.report.checkpoints import read_parameters
 from leed_jax.report.directory import read_config
-from leed_jax.training.program import Schedule
+from leed_jax.training.program import algorithm_of
 from leed_jax.version import __version__
 
 PARAMETERS = "parameters.safetensors"
@@ -148,25 +148,11 @@ def load_policy(run: str | Path, seed: int = 0, which: str = "best") -> TrainedP
         raise ConfigurationError(f"seed={seed}: {path} has {config.num_seeds} seeds, with indices from 0 on.")
     _, named = read_parameters(path, which)
     environment = make_environment(config.env)
+    if config.imitates and config.expert.source == "instructions":
+        environment = instructed(environment)
     algorithm = algorithm_of(config, environment)
     parameters = stacked_parameters(algorithm, named, path)
     return TrainedPolicy(algorithm, jax.tree.map(lambda x: x[seed], parameters), environment, config.algorithm)
-
-
-def algorithm_of(config: RunConfig, environment: Environment) -> Algorithm:
-    """The algorithm of a configuration."""
-    if config.expert.source == "instructions" and config.imitates:
-        environment = instructed(environment)
-    schedule = Schedule.of(config)
-    return make_algorithm(
-        config.algorithm,
-        environment,
-        config.network,
-        config.hparams(schedule.updates),
-        num_envs=config.num_envs,
-        rollout_steps=config.rollout_steps,
-        updates_per_chunk=schedule.updates_per_chunk,
-    )
 
 
 def stacked_parameters(algorithm: Algorithm, named: dict[str, np.ndarray], path: Path) -> Any:
