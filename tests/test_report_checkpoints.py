@@ -106,12 +106,21 @@ def save_and_wait(checkpoints, *arguments):
     checkpoints.wait()
 
 
+@pytest.fixture
+def collected():
+    with abandoned_writes():
+        yield
+
+
+# orbax's abandoned writes complain whenever they are deleted, which may be in the middle of the test.
+@pytest.mark.usefixtures("collected")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(tmp_path, caplog, capfd):
     level = logging.getLogger("absl").level
     checkpoints = Checkpoints(tmp_path)
     save_and_wait(checkpoints, 1, state_of(1), 0.5)
     message = rf"^{re.escape(str(tmp_path / 'checkpoints'))} cannot be written: File too large\. [^:]* is kept"
-    with abandoned_writes(), file_size_limit(300):
+    with file_size_limit(300):
         with pytest.raises(RunDirectoryError, match=message):
             save_and_wait(checkpoints, 2, state_of(2), 0.6)
         with contextlib.suppress(RunDirectoryError):

@@ -12,6 +12,9 @@ from leed_jax.errors import RunDirectoryError
 from leed_jax.report import checkpoints
 from leed_jax.report.summary import write_summary
 
+# orbax's abandoned writes complain whenever they are deleted, which may be in the middle of a test.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(autouse=True)
 def collected():

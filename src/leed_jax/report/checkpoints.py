@@ -121,7 +121,7 @@ class Checkpoints:
                 raise ValueError("it holds other arrays")
             leaves = self._manager.restore(chunk, args=self._args.StandardRestore(stored))
         paths, structure = jax.tree.flatten_with_path(abstract_state)
-        names = [(_name(path), leaf) for path, leaf in paths]
+        names = [(leaf_name(path), leaf) for path, leaf in paths]
         whole = [_typed(leaves.get(name, leaves.get(_name_before(name))), leaf) for name, leaf in names]
         return jax.tree.unflatten(structure, whole)
 
@@ -248,10 +248,11 @@ def _quiet_orbax() -> Iterator[None]:
 
 def _named_leaves(state: Any) -> dict[str, Any]:
     """The state's arrays by path, as orbax takes them: keys as integers, without arrays that have no elements."""
-    return {_name(path): _data(leaf) for path, leaf in jax.tree.leaves_with_path(state) if leaf.size}
+    return {leaf_name(path): _data(leaf) for path, leaf in jax.tree.leaves_with_path(state) if leaf.size}
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The name of an array by its path in a pytree, with dots."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from leed_jax.errors import ConfigurationError
-from leed_jax.report.checkpoints import read_parameters
+from leed_jax.report.checkpoints import leaf_name, read_parameters
 from leed_jax.report.directory import read_config
 from leed_jax.training.program import Setup, seed_keys
 
@@ -31,7 +31,7 @@ def initial_parameters(setup: Setup) -> Any:
     _, given = read_parameters(path, "last")
     keys = seed_keys(setup.config.seed, setup.config.num_seeds)
     wanted = jax.eval_shape(jax.vmap(setup.algorithm.init), keys).parameters
-    names = {_name(name) for name, _ in jax.tree.leaves_with_path(wanted)}
+    names = {leaf_name(name) for name, _ in jax.tree.leaves_with_path(wanted)}
     if names != set(given):
         raise ConfigurationError(
             f"init_from={path}: its algorithm={other.algorithm} has other networks than algorithm="
@@ -39,7 +39,7 @@ def initial_parameters(setup: Setup) -> Any:
             f"{', '.join(sorted(names ^ set(given))[:3])}."
         )
     return jax.tree_util.tree_map_with_path(
-        lambda name, leaf: _fitted(path, _name(name), given[_name(name)], leaf), wanted
+        lambda name, leaf: _fitted(path, leaf_name(name), given[leaf_name(name)], leaf), wanted
     )
 
 
@@ -56,7 +56,3 @@ def _fitted(path: Path, name: str, given: np.ndarray, wanted: Any) -> Array:
             "single seed serves several, and networks that all agents share serve any number of agents."
         )
     return array.astype(wanted.dtype)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

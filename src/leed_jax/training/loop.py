@@ -1,5 +1,6 @@
 """The training loop: chunk after chunk, with callbacks."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -196,8 +197,10 @@ def train_loop(
             loop.finish_and_add(loop.chunk, metrics, program.copy(state) if wanted else None)
         loop.finish(state)
     finally:
-        for callback in callbacks:
-            callback.on_end()
+        with contextlib.ExitStack() as stack:
+            # All are called, in their order, even if one fails.
+            for callback in reversed(callbacks):
+                stack.callback(callback.on_end)
     return LoopEnd(state, loop.chunk, loop.wall_s, loop.return_per_agent, loop.stopped_early)
 
 

@@ -75,8 +75,9 @@ class WriteMetrics(Callback):
         self._writer.write(metrics.rows())
 
     def on_end(self) -> None:
-        """Close the files."""
-        self._writer.close()
+        """Sync the files, before the last checkpoint is written, and close them."""
+        with contextlib.closing(self._writer):
+            self._writer.sync()
 
 
 class WriteCheckpoints(Callback):
@@ -197,11 +198,10 @@ def resume_run(
         with memory_errors():
             setup = prepare(directory.config)
         program = Program(setup)
-        checkpoints = Checkpoints(path)
-        chunk = checkpoints.latest() or 0
-        state = checkpoints.restore(chunk, program.abstract_state) if chunk else None
+        with contextlib.closing(Checkpoints(path)) as checkpoints:
+            chunk = checkpoints.latest() or 0
+            state = checkpoints.restore(chunk, program.abstract_state) if chunk else None
         rows = cut_back(path, chunk, setup.config.num_seeds)
-        checkpoints.close()
         refinement = _refinement(setup, program, path)
         if refinement is not None:
             refinement.restore(chunk)

@@ -19,7 +19,7 @@ from leed_jax.files import write_whole, writing
 from leed_jax.learning.algorithms import Algorithm
 from leed_jax.learning.episodes import Actor, measured_play
 from leed_jax.report.animation import draw_episodes
-from leed_jax.report.checkpoints import read_parameters
+from leed_jax.report.checkpoints import leaf_name, read_parameters
 from leed_jax.report.directory import read_config
 from leed_jax.training.program import algorithm_of
 from leed_jax.version import __version__
@@ -168,7 +168,7 @@ def stacked_parameters(algorithm: Algorithm, named: dict[str, np.ndarray], path:
     """
     abstract = jax.eval_shape(algorithm.init, jax.random.key(0)).parameters
     paths, structure = jax.tree.flatten_with_path(abstract)
-    names = [jax.tree_util.keystr(name, simple=True, separator=".") for name, _ in paths]
+    names = [leaf_name(name) for name, _ in paths]
     if set(names) != set(named) or any(
         named[n].shape[1:] != leaf.shape for n, (_, leaf) in zip(names, paths, strict=True)
     ):
@@ -357,10 +357,7 @@ def _export(policy: TrainedPolicy, folder: Path, batch_size: int) -> Path:
         *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
     )
     artefact = export.export(jax.jit(act), platforms=["cpu", "cuda", "tpu"])(*inputs).serialize()
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-        for path, leaf in jax.tree.leaves_with_path(policy.parameters)
-    }
+    named = {leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(policy.parameters)}
     manifest = {
         "leed_jax": __version__,
         "algorithm": policy.name,
